@@ -1,0 +1,1 @@
+"""Measure the engine: stages, peers, budget."""

@@ -1,0 +1,47 @@
+"""What can go wrong, as a short tree of exceptions.
+
+Each carries the thing it is about (usually a path) and the reason, so that a caller can act on either and a
+command line can print one line: ``<path>: <reason>``. Library code raises; only the ``cli.py`` files print.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class BceError(Exception):
+    """Base of all errors that a user can cause or mend.
+
+    Args:
+        reason: what is wrong and what would be right, in one line.
+        path: the file, folder or option that the reason is about, if there is one.
+    """
+
+    def __init__(self, reason: str, path: str | os.PathLike[str] | None = None) -> None:
+        self.reason = reason
+        self.path = None if path is None else os.fspath(path)
+        super().__init__(reason if self.path is None else f"{self.path}: {reason}")
+
+
+class AudioError(BceError):
+    """A recording cannot be read, or not to its end."""
+
+
+class BundleError(BceError):
+    """A bundle is missing, damaged, or does not hold what was asked of it."""
+
+
+class TableError(BceError):
+    """A table (taxonomy, labels, scores, priors, sample submission) is not what it should be."""
+
+
+class OptionsError(BceError):
+    """An option has a value outside its range, or options contradict each other."""
+
+
+class ExportError(BceError):
+    """A model file cannot be converted: it is not the expected network, or something in it is missing."""
+
+
+class ParityError(ExportError):
+    """A converted model does not give the numbers of its source."""

@@ -1,0 +1,1 @@
+"""Learn from labelled recordings: probe, heads, priors, evaluation, synthetic data."""
