@@ -1,0 +1,250 @@
+"""Score tables as files: submission CSV and parquet, read and written batch by batch.
+
+A table has a column ``row_id`` (``<stem>_<end second>``) and one column of scores per class. Parquet may also hold the
+columns of :data:`META`. Scores are float64 all the way: CSV gets the shortest digits that read back as the same number,
+because every tie that rounding makes costs AUC.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bce.engine.errors import OptionsError, TableError
+
+ROW_ID = "row_id"
+CHUNK_S = 5
+FORMATS = (".csv", ".parquet")
+
+META = pa.schema(
+    [
+        ("path", pa.string()),
+        ("site", pa.string()),
+        ("start_time", pa.timestamp("us", tz="UTC")),
+        ("chunk_start_s", pa.int64()),
+        ("chunk_end_s", pa.int64()),
+    ]
+)
+"""What parquet tables of a run also say of each row."""
+
+BATCH_BYTES = 16 << 20
+
+
+def batch_rows(classes: int) -> int:
+    """How many rows of float64 scores are read or written at once: about 16 MB of them."""
+    return max(1, BATCH_BYTES // (8 * max(1, classes)))
+
+
+def check_format(path: str | os.PathLike[str]) -> Path:
+    """The path as a Path, if its ending names a format of score tables.
+
+    Raises:
+        OptionsError: it ends neither in .csv nor in .parquet.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in FORMATS:
+        raise OptionsError(f"ends in '{file.suffix}': a score table is a .csv or a .parquet file", file)
+    return file
+
+
+def row_id(stem: str, end_s: int) -> str:
+    """The id of a chunk's row: the recording's stem and the chunk's end in whole seconds."""
+    return f"{stem}_{end_s}"
+
+
+def parse_row_id(text: str) -> tuple[str, int]:
+    """The stem and the end second of a row id.
+
+    Raises:
+        TableError: the id does not end in ``_`` and a chunk's end second (5, 10, 15, ...).
+    """
+    stem, _, end = text.rpartition("_")
+    if not (stem and end.isascii() and end.isdigit() and int(end) > 0 and int(end) % CHUNK_S == 0):
+        raise TableError(f"row id '{text}' is not <stem>_<end second> with an end second of 5, 10, 15, ...")
+    return stem, int(end)
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A score table on disk, read batch by batch. Open it with :meth:`open`."""
+
+    path: Path
+    classes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a table's header.
+
+        Raises:
+            OptionsError: the file's ending names no format.
+            TableError: the file is missing or is not a score table.
+        """
+        file = check_format(path)
+        if not file.is_file():
+            raise TableError("is not there: expected a score table", file)
+        names = _csv_header(file) if file.suffix.lower() == ".csv" else _parquet_header(file)
+        if ROW_ID not in names:
+            raise TableError(f"has no column '{ROW_ID}': expected a score table", file)
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise TableError(f"has the column '{twice[0]}' twice", file)
+        classes = tuple(name for name in names if name != ROW_ID and name not in META.names)
+        if not classes:
+            raise TableError(f"has no column of scores beside '{ROW_ID}'", file)
+        return cls(file, classes)
+
+    def row_ids(self) -> pa.Array:
+        """All row ids, as an Arrow string array.
+
+        Raises:
+            TableError: an id is there twice, or empty.
+        """
+        ids = pa.concat_arrays([pa.array([], pa.string()), *(b.column(0) for b in self._batches([ROW_ID]))])
+        if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
+            raise TableError("has a row without a row id", self.path)
+        if pc.count_distinct(ids).as_py() != len(ids):
+            values, counts = pc.value_counts(ids).flatten()
+            first = values.filter(pc.greater(counts, 1))[0].as_py()
+            raise TableError(f"has the row id '{first}' more than once", self.path)
+        return ids
+
+    def batches(self) -> Iterator[NDArray[np.float64]]:
+        """The scores from the first row to the last, in batches of float64 [rows, classes].
+
+        Raises:
+            TableError: a score is not a number, or is NaN, infinite or empty.
+        """
+        start = 0
+        for batch in self._batches(list(self.classes)):
+            try:
+                columns = [c.cast(pa.float64()).to_numpy(zero_copy_only=False) for c in batch.columns]
+            except pa.ArrowInvalid as error:
+                raise TableError(f"has a score that is not a number ({_first_line(error)})", self.path) from None
+            scores = np.stack(columns).T
+            if not np.isfinite(scores).all():
+                row, column = np.argwhere(~np.isfinite(scores))[0]
+                raise TableError(
+                    f"data row {start + row + 1} has no finite number for class '{self.classes[column]}' "
+                    "(NaN, infinite or empty)",
+                    self.path,
+                )
+            start += len(scores)
+            yield scores
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            if self.path.suffix.lower() == ".parquet":
+                with pq.ParquetFile(self.path) as file:
+                    yield from (
+                        batch.select(columns)
+                        for batch in file.iter_batches(batch_size=batch_rows(len(self.classes)), columns=columns)
+                    )
+                return
+            names = _csv_header(self.path)
+            with pyarrow.csv.open_csv(
+                self.path,
+                pyarrow.csv.ReadOptions(column_names=names, skip_rows=1, block_size=BATCH_BYTES),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=columns,
+                    column_types={name: pa.string() if name == ROW_ID else pa.float64() for name in columns},
+                ),
+            ) as reader:
+                yield from reader
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            if "Empty CSV file" in str(error):
+                return
+            raise TableError(f"is not a score table ({_first_line(error)})", self.path) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            return next(csv.reader(stream), [])
+    except UnicodeDecodeError:
+        raise TableError("is not CSV text: expected a score table", path) from None
+
+
+def _parquet_header(path: Path) -> list[str]:
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise TableError(f"is not a parquet file ({_first_line(error)})", path) from None
+    for field in schema:
+        numeric = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+        if field.name != ROW_ID and field.name not in META.names and not numeric:
+            raise TableError(f"column '{field.name}' holds {field.type}, expected scores", path)
+    return list(schema.names)
+
+
+class ScoreSink:
+    """Writes a score table batch by batch, as a context manager.
+
+    Leaving it without an error gives the file its name; leaving it with one removes what was written.
+
+    Args:
+        path: the file to write; its ending chooses the format.
+        classes: the labels of the columns.
+        meta: whether batches bring the columns of :data:`META` (CSV leaves them out).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, meta: bool = False) -> None:
+        self._path = check_format(path)
+        self._partial = self._path.with_name(self._path.name + ".partial")
+        self._csv = self._path.suffix.lower() == ".csv"
+        self._meta = META if meta and not self._csv else pa.schema([])
+        scores = [pa.field(name, pa.float64()) for name in classes]
+        self._schema = pa.schema([pa.field(ROW_ID, pa.string()), *self._meta, *scores])
+
+    def __enter__(self) -> Self:
+        if self._csv:
+            with open(self._partial, "w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream, lineterminator="\n").writerow(self._schema.names)
+            self._file: Any = open(self._partial, "ab")
+        else:
+            # Scores hardly repeat: a dictionary of them costs time and space for nothing.
+            texts = [field.name for field in self._schema if field.type == pa.string()]
+            self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd", use_dictionary=texts)
+        return self
+
+    def write(
+        self, row_ids: Sequence[str] | pa.Array, scores: NDArray[np.float64], meta: pa.RecordBatch | None = None
+    ) -> None:
+        """Append rows: their ids, float64 [rows, classes], and for parquet with meta a batch of :data:`META`."""
+        ids = row_ids if isinstance(row_ids, pa.Array) else pa.array(row_ids, pa.string())
+        extra = [] if meta is None or not len(self._meta) else meta.columns
+        columns = np.ascontiguousarray(np.asarray(scores, dtype=np.float64).T)
+        table = pa.Table.from_arrays([ids, *extra, *(pa.array(column) for column in columns)], schema=self._schema)
+        if not self._csv:
+            self._file.write_table(table, row_group_size=max(1, len(ids)))
+            return
+        # Arrow either quotes every text or none, and refuses to write one that needs quotes without them.
+        special = pc.any(pc.match_substring_regex(ids, '[,"\r\n]')).as_py()
+        style = "needed" if special else "none"
+        options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=style)
+        pyarrow.csv.write_csv(table, self._file, options)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            os.replace(self._partial, self._path)
+        else:
+            self._partial.unlink(missing_ok=True)
