@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from bce.export.weights import Weights
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,23 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the folder with real recordings is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def standin_weights() -> Weights:
+    """Seeded weights of Perch v2's full width with 300 classes, whose features follow the input."""
+    pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
+    from bce.export.standin import seeded_weights
+
+    return seeded_weights(classes=300)
+
+
+@pytest.fixture(scope="session")
+def standin_onnx(standin_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a file with the structure of ``perch_v2_no_dft.onnx``; not to be written to."""
+    from bce.export.standin import notice
+    from bce.export.standin_graph import write_onnx
+
+    path = tmp_path_factory.mktemp("standin") / "perch_v2_no_dft.onnx"
+    write_onnx(standin_weights, path, form="no_dft", swish="sigmoid", names=True, notice=notice(0))
+    return path
