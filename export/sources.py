@@ -1,0 +1,88 @@
+"""Weights out of a published file, whatever its form.
+
+:func:`read_source` looks at the file, chooses the reader, and returns a :class:`SourceModel`: the weights that every
+reader fills alike, where they come from, and a way to run the source itself, so that what is made of the weights can
+be compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.engine.bundle import sha256
+from bce.engine.errors import ExportError
+from bce.export.download import PUBLISHED
+from bce.export.weights import Weights
+
+PERCH_LICENCE = "Apache-2.0"
+
+
+class Reference(Protocol):
+    """The source itself, run on windows."""
+
+    def __call__(self, waveforms: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run the source.
+
+        Args:
+            waveforms: samples [n, 160000] at 32 kHz; n may be any positive number.
+
+        Returns:
+            "spectrogram" [n, 500, 128]; "block_{k}" [n, channels], the mean over time and mel, for every requested
+            block; "embedding" [n, 1536] and "label" [n, classes] where requested and where the source has them.
+        """
+        ...
+
+
+Runner = Callable[[Sequence[int], Sequence[str]], Reference | None]
+
+
+def _cannot_run(blocks: Sequence[int], outputs: Sequence[str]) -> Reference | None:
+    return None
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A published file that has been read and found to be the expected network.
+
+    Attributes:
+        path: the file or folder.
+        sha256: of the file.
+        form: "onnx".
+        licence: "Apache-2.0" for the published files, else what the file says, else "unknown".
+        notice: what the file wants to be shown wherever its scores are; empty otherwise.
+        weights: checked by :func:`bce.export.weights.check`.
+        runner: what :meth:`reference` calls; each reader gives its own.
+    """
+
+    path: Path
+    sha256: str
+    form: str
+    licence: str
+    notice: str
+    weights: Weights
+    runner: Runner = field(default=_cannot_run, repr=False, compare=False)
+
+    def reference(self, blocks: Sequence[int], outputs: Sequence[str] = ()) -> Reference | None:
+        """The source itself, ready to run, or None when its form cannot run here.
+
+        Args:
+            blocks: the blocks whose features are wanted, any of 0..25.
+            outputs: any of "embedding" and "label"; those that the source does not have are left out.
+        """
+        return self.runner(blocks, outputs)
+
+
+def read_source(path: str | Path) -> SourceModel:
+    """Read a published Perch v2 file.
+
+    Raises:
+        ExportError: the file is missing, damaged, of another kind, or not the expected network; the message names
+            the first thing that differs.
+    """
+    raise NotImplementedError
