@@ -190,7 +190,9 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _conv_weights(module: ConvNormAct) -> ConvNorm:
     norm = module.norm
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     return ConvNorm.from_batch_norm(
         _array(module.conv.weight),
         _array(norm.weight),
@@ -202,7 +204,9 @@ def _conv_weights(module: ConvNormAct) -> ConvNorm:
 
 def _load_conv(module: ConvNormAct, weights: ConvNorm) -> None:
     norm = module.norm
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     with torch.no_grad():
         module.conv.weight.copy_(torch.from_numpy(weights.kernel))
         norm.weight.copy_(torch.from_numpy(weights.scale))

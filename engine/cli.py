@@ -1,0 +1,159 @@
+"""``bce-infer``: parses, calls :func:`bce.engine.run.infer`, prints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from bce.engine.errors import BceError, OptionsError
+
+if TYPE_CHECKING:
+    from bce.engine.pipeline import Engine
+    from bce.engine.run import RunOptions
+
+BUNDLE_VARIABLE = "BCE_BUNDLE"
+RECIPE = "bce-export --perch perch_v2_no_dft --perch-labels labels.csv --taxonomy taxonomy.csv --head perch --out perch_bundle"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``bce-infer``."""
+    parser = argparse.ArgumentParser(
+        prog="bce-infer",
+        description="Run a bundle over soundscape recordings and write a table of scores, a row for every 5 seconds.",
+        epilog="Exit codes: 0 all done; 2 wrong use; 3 the table is complete but rows were filled; 130 interrupted.",
+    )
+    add = parser.add_argument
+    add("paths", nargs="*", type=Path, metavar="RECORDING_OR_FOLDER", help="recordings, or folders to walk")
+    add("--bundle", type=Path, help=f"the bundle's folder (default: ${BUNDLE_VARIABLE})")
+    add("--threads", type=int, metavar="N", help="busy threads in all (default: the CPUs this process may use)")
+    add(
+        "--shifts",
+        default="5",
+        metavar="S",
+        help="5 = -2,-1,0,1,2 s; 3 = -1,0,1 s; 1 = none; or a list in seconds such as -2.5,0,2.5 (default: 5)",
+    )
+    add("--out", type=Path, help="score table, .csv or .parquet (default: submission.csv)")
+    add("--features", type=Path, metavar="PARQUET", help="also write the block features")
+    add(
+        "--features-per",
+        choices=("chunk", "window"),
+        default="chunk",
+        help="features as a mean over a chunk's shifts, or of every window (default: chunk)",
+    )
+    add("--sample-submission", type=Path, metavar="CSV", help="the rows and the order that the table must have")
+    add("--name-pattern", metavar="REGEX", help="how file names give (?P<site>), (?P<date>) and (?P<time>)")
+    add("--utc-offset", type=float, default=0.0, metavar="HOURS", help="of the times in file names (default: 0)")
+    add("--raw", action="store_true", help="no prior, no smoothing: the mean of the shifts as it is")
+    add("--precision", default="fp32", help="which backbone of the bundle to run (default: fp32)")
+    add("--report", type=Path, metavar="JSON", help="write a report of the run")
+    add("--quiet", action="store_true", help="no progress, no summary")
+    add("--version", action="version", version=f"%(prog)s {metadata.version('bce')}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the return value is the exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        return _run(args)
+    except BceError as error:
+        print(f"bce-infer: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bce-infer: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    bundle_path = _bundle_path(args)
+    # slow imports come after everything that can be said without them
+    from bce.engine.bundle import Bundle
+    from bce.engine.run import infer
+
+    options = _options(args)
+    bundle = Bundle.load(bundle_path)
+    say: Callable[[str], None] = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
+    if bundle.manifest.notice:
+        say(f"{bundle.manifest.name}: {bundle.manifest.notice}")
+    interrupts = _Interrupts(say)
+    report = infer(bundle, options, interrupts.watch)
+    report.interrupted = interrupts.name
+    for stem in report.missing[:5]:
+        say(f"{stem}: no such recording; its rows are filled")
+    if len(report.missing) > 5:
+        say(f"... and {len(report.missing) - 5} more without a recording")
+    say(report.last_line())
+    for written in (options.out, options.features_out):
+        if written is not None:
+            say(f"wrote {written}")
+    if args.report is not None:
+        report.write(args.report)
+    return report.exit_code
+
+
+def _bundle_path(args: argparse.Namespace) -> Path:
+    if args.bundle is not None:
+        return args.bundle
+    if named := os.environ.get(BUNDLE_VARIABLE):
+        return Path(named)
+    raise OptionsError(f"no bundle: give --bundle or set ${BUNDLE_VARIABLE}; make one with\n  {RECIPE}")
+
+
+def _options(args: argparse.Namespace) -> RunOptions:
+    from bce.engine.pipeline import EngineOptions, usable_cpus
+    from bce.engine.recordings import NameRule
+    from bce.engine.run import RunOptions
+    from bce.engine.windows import parse_shifts
+
+    out = args.out
+    if out is None and args.features is None:
+        out = Path("submission.csv")
+    rule = None
+    if args.name_pattern is not None or args.utc_offset:
+        rule = NameRule(utc_offset_h=args.utc_offset, **({"pattern": args.name_pattern} if args.name_pattern else {}))
+    return RunOptions(
+        paths=tuple(args.paths),
+        out=out,
+        features_out=args.features,
+        sample_submission=args.sample_submission,
+        name_rule=rule,
+        engine=EngineOptions(
+            threads=usable_cpus() if args.threads is None else args.threads,
+            shifts_s=parse_shifts(args.shifts),
+            precision=args.precision,
+            features=None if args.features is None else args.features_per,
+        ),
+        quiet=args.quiet,
+    )
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM: the first ends the run in good order, the second at once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.name: str | None = None
+        self._say = say
+        self._engine: Engine | None = None
+
+    def watch(self, engine: Engine) -> None:
+        self._engine = engine
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.name is not None or self._engine is None:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+        self._engine.stop(f"interrupted by {self.name}")
+        self._say("stopping: what is in flight is finished and written; once more to stop at once")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

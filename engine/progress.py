@@ -1,0 +1,73 @@
+"""How a run shows itself: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+from bce.engine.results import RecordingResult
+
+_LINE_EVERY_S = 15.0
+
+
+class Progress:
+    """Recordings done, speed as a multiple of real time, and the time left.
+
+    Args:
+        total: number of recordings.
+        quiet: show nothing.
+        stream: where to, by default standard error, so that standard output stays for results.
+    """
+
+    def __init__(self, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._total = total
+        self._done = 0
+        self._audio_s = 0.0
+        self._began = self._last_line = time.monotonic()
+        self._bar = None
+        self._lines = not quiet and not self._stream.isatty()
+        if not quiet and not self._lines:
+            self._bar = tqdm(total=total, unit="recording", file=self._stream, dynamic_ncols=True, smoothing=0.1)
+
+    def update(self, result: RecordingResult) -> None:
+        """Count one recording."""
+        self._done += 1
+        self._audio_s += result.delivered_s
+        now = time.monotonic()
+        speed = self._audio_s / max(now - self._began, 1e-9)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{speed:.0f}x real time", refresh=False)
+            self._bar.update()
+        elif self._lines and now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            left_s = (now - self._began) / self._done * (self._total - self._done)
+            print(
+                f"{self._done}/{self._total} recordings, {speed:.0f}x real time, {duration(left_s)} left",
+                file=self._stream,
+                flush=True,
+            )
+
+    def say(self, line: str) -> None:
+        """Print a line without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 7.3 s, 4 min 10 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

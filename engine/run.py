@@ -1,0 +1,198 @@
+"""From recordings to a finished table: everything that ``bce-infer`` does, callable from Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.engine.bundle import Bundle
+from bce.engine.errors import OptionsError, TableError
+from bce.engine.features import FeatureWriter
+from bce.engine.pipeline import Engine, EngineOptions
+from bce.engine.progress import Progress
+from bce.engine.recordings import NameRule, Recording, find_recordings
+from bce.engine.report import RunReport
+from bce.engine.results import RecordingResult
+from bce.engine.scores import CHUNK_S, SampleSubmission, ScoreWriter, check_format
+
+DEFAULT_CHUNKS = 12
+"""Rows of a recording that cannot be opened and that no sample submission names: those of one minute."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run and what to write.
+
+    Attributes:
+        paths: recordings and folders.
+        out: the score table, .csv or .parquet; None writes none.
+        features_out: block features as parquet; None writes none.
+        sample_submission: a table whose rows and order the output must have.
+        name_rule: how site and time are read from file names; default: BirdCLEF's.
+        engine: threads, shifts, precision, features.
+        quiet: no progress.
+    """
+
+    paths: tuple[Path, ...]
+    out: Path | None
+    features_out: Path | None = None
+    sample_submission: Path | None = None
+    name_rule: NameRule | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    quiet: bool = False
+
+
+def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], None] = lambda engine: None) -> RunReport:
+    """Run a bundle over recordings and write the tables.
+
+    Args:
+        bundle: a checked bundle.
+        options: what to run and write.
+        on_engine: given the engine before it starts, so that a signal handler can stop it.
+
+    Raises:
+        BceError: the options, the recordings and the sample submission do not fit each other. Nothing has run then.
+    """
+    began = time.monotonic()
+    report = RunReport(bundle=_describe(bundle), settings=_settings(options))
+    sample = _read_sample(bundle, options)
+    if sample is not None and not options.paths:
+        sample.write_unchanged(_out(options))
+        report.rows = report.filled = len(sample.row_ids)
+        report.missing = list(sample.expected)
+        report.wall_s = time.monotonic() - began
+        return report
+    _check_outputs(bundle, options)
+    rule = {} if options.name_rule is None else {"rule": options.name_rule}
+    recordings = find_recordings(options.paths, **rule)
+    if sample is not None:
+        report.missing = _compare(sample, recordings)
+
+    engine = Engine(bundle, options.engine)
+    on_engine(engine)
+    progress = Progress(len(recordings), quiet=options.quiet)
+    writer = None if options.out is None else ScoreWriter(options.out, bundle.classes, sample)
+    features = None
+    if options.features_out is not None:
+        features = FeatureWriter(
+            options.features_out, engine.model.widths, bundle=bundle.sha256, notice=bundle.manifest.notice
+        )
+    for result in engine.run(recordings):
+        ends = _expected_ends(result, sample)
+        computed = ends[ends <= len(result.logits) * CHUNK_S]
+        missing = ends[len(result.logits) * CHUNK_S < ends]
+        if result.status == "not_run" and sample is None:
+            missing = missing[:0]
+        if writer is not None:
+            clock = time.perf_counter()
+            scores = probabilities(result.logits)[computed // CHUNK_S - 1]
+            report.postprocess_s += time.perf_counter() - clock
+            clock = time.perf_counter()
+            writer.add(result.recording, scores, computed)
+            writer.add_missing(result.recording, missing)
+            report.write_s += time.perf_counter() - clock
+        if features is not None:
+            features.add(result)
+        report.add(result, len(computed) + len(missing), len(computed))
+        progress.update(result)
+        if result.status != "ok" and not options.quiet:
+            progress.say(f"{result.recording.path}: {result.status.replace('_', ' ')}: {result.reason}")
+    progress.close()
+    clock = time.perf_counter()
+    if writer is not None:
+        summary = writer.close()
+        report.rows, report.filled = summary.rows, summary.filled
+    if features is not None:
+        features.close()
+    report.write_s += time.perf_counter() - clock
+    report.wall_s = time.monotonic() - began
+    return report
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The logistic function in float64, so that logits that differ give scores that differ."""
+    from scipy.special import expit
+
+    return expit(logits.astype(np.float64))
+
+
+def _read_sample(bundle: Bundle, options: RunOptions) -> SampleSubmission | None:
+    if options.sample_submission is None:
+        return None
+    sample = SampleSubmission.read(options.sample_submission)
+    sample.check_classes(bundle.classes)
+    return sample
+
+
+def _out(options: RunOptions) -> Path:
+    if options.out is None:
+        raise OptionsError("a sample submission needs a score table to be written: give --out")
+    return options.out
+
+
+def _check_outputs(bundle: Bundle, options: RunOptions) -> None:
+    """Refuse what could not be written before anything runs."""
+    if not options.paths:
+        raise OptionsError("no recordings: name files or folders")
+    if options.out is not None and bundle.manifest.head.kind == "none":
+        raise OptionsError(
+            "has no head, so there are no scores to write: ask for --features alone, or export it with --head",
+            bundle.path,
+        )
+    for out in (options.out, options.features_out):
+        if out is not None and not out.absolute().parent.is_dir():
+            raise OptionsError("its folder does not exist: make it first", out)
+    if options.out is not None:
+        check_format(options.out)
+
+
+def _compare(sample: SampleSubmission, recordings: Sequence[Recording]) -> list[str]:
+    """Stems of the sample submission without a recording; a recording without ids is an error."""
+    unknown = [recording.path for recording in recordings if recording.stem not in sample.expected]
+    if unknown:
+        raise TableError(
+            f"has no rows for {len(unknown)} of {len(recordings)} recordings, the first is {unknown[0]}:"
+            " take the recordings out, or give the sample submission that belongs to them",
+            sample.path,
+        )
+    there = {recording.stem for recording in recordings}
+    return [stem for stem in sample.expected if stem not in there]
+
+
+def _expected_ends(result: RecordingResult, sample: SampleSubmission | None) -> NDArray[np.int64]:
+    """End seconds of the rows that a recording must have."""
+    if sample is not None:
+        return sample.expected[result.recording.stem]
+    promised = DEFAULT_CHUNKS if result.promised_chunks is None else result.promised_chunks
+    return np.arange(1, max(promised, len(result.logits)) + 1, dtype=np.int64) * CHUNK_S
+
+
+def _describe(bundle: Bundle) -> dict[str, object]:
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "name": manifest.name,
+        "sha256": bundle.sha256,
+        "source": manifest.source.file,
+        "source_sha256": manifest.source.sha256,
+        "head": manifest.head.kind,
+        "preparation": manifest.preparation,
+        "notice": manifest.notice,
+    }
+
+
+def _settings(options: RunOptions) -> dict[str, object]:
+    return {
+        "paths": [str(path) for path in options.paths],
+        "out": None if options.out is None else str(options.out),
+        "features": None if options.features_out is None else str(options.features_out),
+        "sample_submission": None if options.sample_submission is None else str(options.sample_submission),
+        "threads": options.engine.threads,
+        "shifts_s": list(options.engine.shifts_s),
+        "precision": options.engine.precision,
+    }
