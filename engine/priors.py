@@ -260,7 +260,7 @@ class Priors:
         return np.log(p) - np.log1p(-p), basis
 
 
-def _rate(positives: NDArray[np.int64], windows: NDArray[np.int64] | np.int64) -> NDArray[np.float64]:
+def _rate(positives: NDArray[np.int64], windows: NDArray[np.int64] | np.int64 | int) -> NDArray[np.float64]:
     """positives / windows, 0 where there are none."""
     n = np.maximum(windows, 1)
     return positives / (n[..., None] if np.ndim(n) else n)

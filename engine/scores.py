@@ -216,7 +216,7 @@ class ScoreWriter:
             if not np.isfinite(scores).all():
                 raise TableError("has scores that are NaN or infinite", recording.path)
             rows = np.ascontiguousarray(scores, dtype=np.float64)
-            self._spool.write(rows)
+            self._spool.write(rows.data)
             self._sum += rows.sum(axis=0)
         self._recordings.append(recording)
         self._ends.append(ends)
