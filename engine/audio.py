@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bce.engine.bundle import SAMPLE_RATE
 from bce.engine.containers import ogg_is_whole, wav_duration_s
 from bce.engine.errors import AudioError
-from bce.engine.windows import CHUNK_SAMPLES
+from bce.engine.windows import CHUNK_SAMPLES, SHIFT_STEP_S, SHIFT_STEP_SAMPLES
 
 BLOCK_CHUNKS = 12
 MIN_TAIL_SAMPLES = SAMPLE_RATE  # 1 s
@@ -63,7 +63,7 @@ class AudioReader:
 
     Args:
         path: any file that libsndfile reads, of any rate and channel count. Channels are averaged.
-        context_s: how far windows reach beyond their chunk to either side, in seconds.
+        context_s: how far windows reach beyond their chunk to either side, in seconds; rounded up to 10 ms.
         block_chunks: chunks per block; the last block has the rest.
 
     Attributes:
@@ -87,7 +87,7 @@ class AudioReader:
         self.promised_s = self._promised_s()
         self.problem: str | None = None
         self._frames_read = 0
-        self._blocks = self._read_blocks(math.ceil(context_s * SAMPLE_RATE), block_chunks)
+        self._blocks = self._read_blocks(math.ceil(context_s / SHIFT_STEP_S) * SHIFT_STEP_SAMPLES, block_chunks)
 
     @property
     def delivered_s(self) -> float:
