@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -16,10 +17,14 @@ from bce.engine.errors import BceError, OptionsError
 
 if TYPE_CHECKING:
     from bce.engine.pipeline import Engine
+    from bce.engine.postprocess import PostprocessOptions, Step
+    from bce.engine.report import RunReport
     from bce.engine.run import RunOptions
 
+MOST_LINES = 20
+"""Bad recordings named on the screen; the report has all."""
 BUNDLE_VARIABLE = "BCE_BUNDLE"
-RECIPE = "bce-export --perch perch_v2_no_dft --perch-labels labels.csv --taxonomy taxonomy.csv --head perch --out perch_bundle"
+RECIPE = "bce-export --perch perch_v2_no_dft --perch-labels labels.csv --head perch --out perch_bundle"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +55,31 @@ def parser() -> argparse.ArgumentParser:
     add("--sample-submission", type=Path, metavar="CSV", help="the rows and the order that the table must have")
     add("--name-pattern", metavar="REGEX", help="how file names give (?P<site>), (?P<date>) and (?P<time>)")
     add("--utc-offset", type=float, default=0.0, metavar="HOURS", help="of the times in file names (default: 0)")
+    add("--priors", type=Path, metavar="NPZ", help="a site x hour table in place of the bundle's")
+    add(
+        "--prior-strength",
+        metavar="A",
+        help="factor on the prior's log-odds: a number, known=0.5,unknown=0.2 or none (default: 0.5)",
+    )
+    add("--sigma", metavar="CHUNKS", help="Gaussian over a recording's chunks, or none (default: 1.0)")
+    add(
+        "--smooth-on",
+        choices=("logits", "probabilities"),
+        default="logits",
+        help="what the Gaussian averages (default: logits)",
+    )
+    add(
+        "--taxonomy-smoothing",
+        metavar="LEVELS",
+        help="towards the mean of relatives, or none (default: genus=0.15,class=0.05)",
+    )
+    add(
+        "--taxonomy-exclude",
+        metavar="GROUP",
+        action="append",
+        default=[],
+        help="a group to leave alone, such as Insect; may be given again",
+    )
     add("--raw", action="store_true", help="no prior, no smoothing: the mean of the shifts as it is")
     add("--precision", default="fp32", help="which backbone of the bundle to run (default: fp32)")
     add("--report", type=Path, metavar="JSON", help="write a report of the run")
@@ -85,10 +115,7 @@ def _run(args: argparse.Namespace) -> int:
     interrupts = _Interrupts(say)
     report = infer(bundle, options, interrupts.watch)
     report.interrupted = interrupts.name
-    for stem in report.missing[:5]:
-        say(f"{stem}: no such recording; its rows are filled")
-    if len(report.missing) > 5:
-        say(f"... and {len(report.missing) - 5} more without a recording")
+    _name_the_bad(report)
     say(report.last_line())
     for written in (options.out, options.features_out):
         if written is not None:
@@ -96,6 +123,16 @@ def _run(args: argparse.Namespace) -> int:
     if args.report is not None:
         report.write(args.report)
     return report.exit_code
+
+
+def _name_the_bad(report: RunReport) -> None:
+    """What did not go well, also when all else is to be quiet."""
+    lines = [f"{entry['recording']}: {entry['status']}: {entry['reason']}" for entry in report.bad]
+    lines += [f"{stem}: the sample submission names it, but there is no such recording" for stem in report.missing]
+    for line in lines[:MOST_LINES]:
+        print(line, file=sys.stderr)
+    if len(lines) > MOST_LINES:
+        print(f"... and {len(lines) - MOST_LINES} more (--report run.json names them all)", file=sys.stderr)
 
 
 def _bundle_path(args: argparse.Namespace) -> Path:
@@ -130,8 +167,46 @@ def _options(args: argparse.Namespace) -> RunOptions:
             precision=args.precision,
             features=None if args.features is None else args.features_per,
         ),
+        postprocess=_postprocess(args),
+        required=_required(args),
+        priors=args.priors,
         quiet=args.quiet,
     )
+
+
+def _postprocess(args: argparse.Namespace) -> PostprocessOptions:
+    from bce.engine.postprocess import (
+        PostprocessOptions,
+        parse_prior_strength,
+        parse_sigma,
+        parse_taxonomy_smoothing,
+    )
+
+    if args.raw:
+        flags = ("priors", "prior_strength", "sigma", "taxonomy_smoothing", "taxonomy_exclude")
+        for flag in flags:
+            if getattr(args, flag):
+                raise OptionsError(f"--raw switches off what --{flag.replace('_', '-')} asks for: drop one of them")
+        return PostprocessOptions.raw()
+    options = PostprocessOptions(smooth_on=args.smooth_on, exclude=tuple(args.taxonomy_exclude))
+    if args.prior_strength is not None:
+        known, unknown = parse_prior_strength(args.prior_strength)
+        options = replace(options, prior_known=known, prior_unknown=unknown)
+    if args.sigma is not None:
+        options = replace(options, sigma=parse_sigma(args.sigma))
+    if args.taxonomy_smoothing is not None:
+        options = replace(options, taxonomy=parse_taxonomy_smoothing(args.taxonomy_smoothing))
+    return options
+
+
+def _required(args: argparse.Namespace) -> tuple[Step, ...]:
+    """Steps that were asked for by name and must not be left out silently."""
+    steps: list[Step] = []
+    if args.prior_strength is not None:
+        steps.append("prior")
+    if args.taxonomy_smoothing is not None:
+        steps.append("taxonomy")
+    return tuple(steps)
 
 
 class _Interrupts:

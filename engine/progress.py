@@ -52,10 +52,10 @@ class Progress:
             )
 
     def say(self, line: str) -> None:
-        """Print a line without breaking the bar."""
+        """Print a line, unless quiet, without breaking the bar."""
         if self._bar is not None:
             self._bar.write(line, file=self._stream)
-        else:
+        elif self._lines:
             print(line, file=self._stream, flush=True)
 
     def close(self) -> None:

@@ -71,6 +71,11 @@ class RunReport:
         return Counter(entry["status"] for entry in self.recordings)
 
     @property
+    def bad(self) -> list[dict[str, Any]]:
+        """The entries of recordings that are not ok."""
+        return [entry for entry in self.recordings if entry["status"] != "ok"]
+
+    @property
     def exit_code(self) -> int:
         """0 all done, 3 complete but rows were filled, 130 interrupted."""
         if self.interrupted:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.bundle import Bundle
+from bce.engine.bundle import PRIORS, Bundle
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.features import FeatureWriter
 from bce.engine.pipeline import Engine, EngineOptions
+from bce.engine.postprocess import PostprocessOptions, Postprocessor, Step
+from bce.engine.priors import Basis, Priors
 from bce.engine.progress import Progress
 from bce.engine.recordings import NameRule, Recording, find_recordings
 from bce.engine.report import RunReport
 from bce.engine.results import RecordingResult
-from bce.engine.scores import CHUNK_S, SampleSubmission, ScoreWriter, check_format
+from bce.engine.score_files import CHUNK_S, check_format
+from bce.engine.scores import SampleSubmission, ScoreWriter
 
 DEFAULT_CHUNKS = 12
 """Rows of a recording that cannot be opened and that no sample submission names: those of one minute."""
@@ -35,6 +39,9 @@ class RunOptions:
         sample_submission: a table whose rows and order the output must have.
         name_rule: how site and time are read from file names; default: BirdCLEF's.
         engine: threads, shifts, precision, features.
+        postprocess: prior, Gaussian and taxonomy smoothing.
+        required: post-processing steps that were asked for by name: without what they need the run is refused.
+        priors: a site x hour table in place of the bundle's own.
         quiet: no progress.
     """
 
@@ -44,6 +51,9 @@ class RunOptions:
     sample_submission: Path | None = None
     name_rule: NameRule | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
+    postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
+    required: tuple[Step, ...] = ()
+    priors: Path | None = None
     quiet: bool = False
 
 
@@ -72,53 +82,71 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     recordings = find_recordings(options.paths, **rule)
     if sample is not None:
         report.missing = _compare(sample, recordings)
+    postprocessor = _postprocessor(bundle, options)
+    steps = [] if postprocessor is None else postprocessor.describe()
+    report.settings["postprocessing"] = steps
 
     engine = Engine(bundle, options.engine)
     on_engine(engine)
     progress = Progress(len(recordings), quiet=options.quiet)
-    writer = None if options.out is None else ScoreWriter(options.out, bundle.classes, sample)
-    features = None
-    if options.features_out is not None:
-        features = FeatureWriter(
-            options.features_out, engine.model.widths, bundle=bundle.sha256, notice=bundle.manifest.notice
-        )
-    for result in engine.run(recordings):
-        ends = _expected_ends(result, sample)
-        computed = ends[ends <= len(result.logits) * CHUNK_S]
-        missing = ends[len(result.logits) * CHUNK_S < ends]
-        if result.status == "not_run" and sample is None:
-            missing = missing[:0]
-        if writer is not None:
-            clock = time.perf_counter()
-            scores = probabilities(result.logits)[computed // CHUNK_S - 1]
-            report.postprocess_s += time.perf_counter() - clock
-            clock = time.perf_counter()
-            writer.add(result.recording, scores, computed)
-            writer.add_missing(result.recording, missing)
-            report.write_s += time.perf_counter() - clock
-        if features is not None:
-            features.add(result)
-        report.add(result, len(computed) + len(missing), len(computed))
-        progress.update(result)
-        if result.status != "ok" and not options.quiet:
-            progress.say(f"{result.recording.path}: {result.status.replace('_', ' ')}: {result.reason}")
-    progress.close()
-    clock = time.perf_counter()
-    if writer is not None:
-        summary = writer.close()
-        report.rows, report.filled = summary.rows, summary.filled
-    if features is not None:
-        features.close()
-    report.write_s += time.perf_counter() - clock
+    for line in steps:
+        progress.say(line)
+    with _outputs(engine, options, sample, report) as (scores_out, features_out):
+        for result in engine.run(recordings):
+            computed, missing = _split_rows(result, sample)
+            prior: Mapping[Basis, int] = {}
+            if scores_out is not None and postprocessor is not None:
+                clock = time.perf_counter()
+                starts = np.arange(len(result.logits), dtype=np.int64) * CHUNK_S
+                processed = postprocessor(result.recording, result.logits, starts)
+                prior = processed.prior
+                report.postprocess_s += time.perf_counter() - clock
+                clock = time.perf_counter()
+                if len(computed):
+                    scores_out.add(result.recording, processed.scores[computed // CHUNK_S - 1], computed)
+                if len(missing):
+                    scores_out.add_missing(result.recording, missing)
+                report.write_s += time.perf_counter() - clock
+            if features_out is not None:
+                features_out.add(result)
+            report.add(result, len(computed) + len(missing), len(computed), prior_from=dict(prior))
+            progress.update(result)
+        progress.close()
     report.wall_s = time.monotonic() - began
     return report
 
 
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The logistic function in float64, so that logits that differ give scores that differ."""
-    from scipy.special import expit
+@contextmanager
+def _outputs(
+    engine: Engine, options: RunOptions, sample: SampleSubmission | None, report: RunReport
+) -> Iterator[tuple[ScoreWriter | None, FeatureWriter | None]]:
+    """The writers of a run, finished at the end whatever ended it: what is computed is written."""
+    bundle = engine.bundle
+    scores = None if options.out is None else ScoreWriter(options.out, bundle.classes, sample)
+    features = None
+    if options.features_out is not None:
+        widths = engine.model.widths
+        features = FeatureWriter(options.features_out, widths, bundle=bundle.sha256, notice=bundle.manifest.notice)
+    whole = False
+    try:
+        yield scores, features
+        whole = True
+    finally:
+        clock = time.perf_counter()
+        if scores is not None:
+            summary = scores.close(fill=whole)
+            report.rows, report.filled = summary.rows, summary.filled
+        if features is not None:
+            features.close()
+        report.write_s += time.perf_counter() - clock
 
-    return expit(logits.astype(np.float64))
+
+def _postprocessor(bundle: Bundle, options: RunOptions) -> Postprocessor | None:
+    if options.out is None:
+        return None
+    path = options.priors or bundle.file(PRIORS)
+    priors = None if path is None or not options.postprocess.uses_prior else Priors.load(path)
+    return Postprocessor(options.postprocess, bundle.taxonomy, priors, options.required)
 
 
 def _read_sample(bundle: Bundle, options: RunOptions) -> SampleSubmission | None:
@@ -164,12 +192,22 @@ def _compare(sample: SampleSubmission, recordings: Sequence[Recording]) -> list[
     return [stem for stem in sample.expected if stem not in there]
 
 
-def _expected_ends(result: RecordingResult, sample: SampleSubmission | None) -> NDArray[np.int64]:
-    """End seconds of the rows that a recording must have."""
+def _split_rows(
+    result: RecordingResult, sample: SampleSubmission | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """End seconds of a recording's rows: those that are computed, and those that are missing.
+
+    A recording that a stop kept from running misses nothing, unless a sample submission says what must be there.
+    """
     if sample is not None:
-        return sample.expected[result.recording.stem]
-    promised = DEFAULT_CHUNKS if result.promised_chunks is None else result.promised_chunks
-    return np.arange(1, max(promised, len(result.logits)) + 1, dtype=np.int64) * CHUNK_S
+        ends = sample.expected[result.recording.stem]
+    else:
+        promised = DEFAULT_CHUNKS if result.promised_chunks is None else result.promised_chunks
+        if result.status == "not_run":
+            promised = 0
+        ends = np.arange(1, max(promised, len(result.logits)) + 1, dtype=np.int64) * CHUNK_S
+    there = ends <= len(result.logits) * CHUNK_S
+    return ends[there], ends[~there]
 
 
 def _describe(bundle: Bundle) -> dict[str, object]:
@@ -195,4 +233,6 @@ def _settings(options: RunOptions) -> dict[str, object]:
         "threads": options.engine.threads,
         "shifts_s": list(options.engine.shifts_s),
         "precision": options.engine.precision,
+        "postprocess": asdict(options.postprocess),
+        "priors": None if options.priors is None else str(options.priors),
     }
