@@ -54,6 +54,11 @@ class AudioBlock:
     chunks: int
     total_samples: int | None
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the recording ends with this block."""
+        return (self.first_chunk + self.chunks) * CHUNK_SAMPLES == self.total_samples
+
 
 class AudioReader:
     """Iterate over the audio blocks of a recording.

@@ -164,7 +164,7 @@ class Scheduler:
         with self._changed:
             job.decode_s += time.perf_counter() - began
             job.decoding = False
-            job.exhausted = block is None
+            job.exhausted = block is None or block.is_last
             job.in_flight += block is not None
             self._finish_if_done(job)
             self._changed.notify_all()
