@@ -85,4 +85,22 @@ def read_source(path: str | Path) -> SourceModel:
         ExportError: the file is missing, damaged, of another kind, or not the expected network; the message names
             the first thing that differs.
     """
-    raise NotImplementedError
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise ExportError(f"{what}: give a Perch v2 ONNX file", path)
+    from bce.export.onnx_reader import read_onnx
+
+    found = read_onnx(path)
+    digest = sha256(path)
+    published = any(digest == file.sha256 for file in PUBLISHED.values())
+    stated = next((found.metadata[key] for key in ("license", "licence") if found.metadata.get(key)), "unknown")
+    return SourceModel(
+        path=path,
+        sha256=digest,
+        form="onnx",
+        licence=PERCH_LICENCE if published else stated,
+        notice=found.metadata.get("notice", ""),
+        weights=found.weights,
+        runner=found.reference,
+    )
