@@ -168,6 +168,18 @@ class Taxonomy:
             dtype=np.int32,
         )
 
+    def select(self, labels: Sequence[str]) -> Self:
+        """The rows of these classes, in this order.
+
+        Raises:
+            TableError: naming the first class that the table does not have.
+        """
+        for label in labels:
+            if label not in self.index:
+                raise TableError(f"lacks the class '{label}'", self.path)
+        rows = [self.index[label] for label in labels]
+        return type(self)({name: tuple(column[r] for r in rows) for name, column in self.columns.items()}, self.path)
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV, all columns in their order, beside and then renamed."""
         file = Path(path)
