@@ -130,9 +130,9 @@ class ProtoClassifier(nn.Module):
         super().__init__()
         channels, classes, per_class = prototypes.vectors.shape
         self.shape = (classes, per_class)
-        self.register_buffer("vectors", torch.from_numpy(prototypes.vectors.reshape(channels, -1)))
-        self.register_buffer("strength", torch.from_numpy(prototypes.strength))
-        self.register_buffer("bias", torch.from_numpy(prototypes.bias))
+        self.register_buffer("vectors", _tensor(prototypes.vectors.reshape(channels, -1)))
+        self.register_buffer("strength", _tensor(prototypes.strength))
+        self.register_buffer("bias", _tensor(prototypes.bias))
 
     def forward(self, spatial: Tensor) -> Tensor:
         unit = spatial / (torch.linalg.vector_norm(spatial, dim=1, keepdim=True) + COSINE_EPSILON)
@@ -178,10 +178,15 @@ def folded(backbone: Backbone) -> Backbone:
     for module in backbone.modules():
         if isinstance(module, ConvNormAct):
             kernel, bias = _conv_weights(module).folded()
-            module.conv.weight = nn.Parameter(torch.from_numpy(kernel), requires_grad=False)
-            module.conv.bias = nn.Parameter(torch.from_numpy(np.array(bias)), requires_grad=False)
+            module.conv.weight = nn.Parameter(_tensor(kernel), requires_grad=False)
+            module.conv.bias = nn.Parameter(_tensor(bias), requires_grad=False)
             module.norm = nn.Identity()
     return backbone
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor that shares the array's memory where it may: torch wants it writable, a mapped file is not."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -208,9 +213,9 @@ def _load_conv(module: ConvNormAct, weights: ConvNorm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     with torch.no_grad():
-        module.conv.weight.copy_(torch.from_numpy(weights.kernel))
-        norm.weight.copy_(torch.from_numpy(weights.scale))
-        norm.bias.copy_(torch.from_numpy(weights.shift))
+        module.conv.weight.copy_(_tensor(weights.kernel))
+        norm.weight.copy_(_tensor(weights.scale))
+        norm.bias.copy_(_tensor(weights.shift))
         norm.running_mean.zero_()
         norm.running_var.fill_(1.0 - NORM_EPSILON)
 
@@ -227,5 +232,5 @@ def _load_block(module: nn.Module, weights: BlockWeights) -> None:
             (module.gate.reduce, gate.reduce_kernel, gate.reduce_bias),
             (module.gate.expand, gate.expand_kernel, gate.expand_bias),
         ):
-            layer.weight.copy_(torch.from_numpy(kernel)[:, :, None, None])
-            layer.bias.copy_(torch.from_numpy(bias))
+            layer.weight.copy_(_tensor(kernel)[:, :, None, None])
+            layer.bias.copy_(_tensor(bias))

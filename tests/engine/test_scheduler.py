@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from bce.engine.audio import AudioBlock
 from bce.engine.recordings import Recording
 from bce.engine.results import BlockResult, RecordingResult, StageSeconds
