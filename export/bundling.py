@@ -1,0 +1,359 @@
+"""From a published file to a bundle: read, rebuild, prove, write beside, rename."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import get_args
+
+from bce.engine.bundle import (
+    CLASSES,
+    HEAD,
+    MANIFEST,
+    PARITY,
+    PRIORS,
+    Bundle,
+    Head,
+    HeadKind,
+    Manifest,
+    Preparation,
+    Source,
+    sha256,
+)
+from bce.engine.errors import BundleError, OptionsError
+from bce.engine.priors import Priors
+from bce.engine.taxonomy import LABEL as LABEL_COLUMN
+from bce.engine.taxonomy import SCIENTIFIC_NAME, Taxonomy
+from bce.export.check_audio import check_inputs
+from bce.export.classes import ClassMap, all_classes, map_classes, numbered_names, read_perch_labels
+from bce.export.download import resolve
+from bce.export.graph import EMBEDDING, LABEL, export_backbone, export_head
+from bce.export.heads import HeadCheckpoint, agreeing_folds, first_difference, load_checkpoint
+from bce.export.parity import Candidate, ParityReport, prove
+from bce.export.sources import SourceModel, read_source
+
+BACKBONE = "backbone.onnx"
+PERCH_HEAD = "perch"
+DEFAULT_BLOCKS = (21, 24, 25)
+"""The blocks that hear species best by a nearest-neighbour probe, and what Perch heads are trained on."""
+BLOCKS = "blocks"
+OUTPUTS = (BLOCKS, EMBEDDING, LABEL)
+LAST_BLOCK = 25
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        perch: a published file, or the name of one to download.
+        out: the bundle's folder.
+        perch_labels: ``labels.csv`` of the published model; needed with ``taxonomy`` for the output ``label``.
+        taxonomy: the classes of the bundle as BirdCLEF's ``taxonomy.csv``; None for the source's or the heads' own.
+        head: nothing, ``("perch",)``, or checkpoints of the folds of one trained head.
+        blocks: rising indices in 0..25; None for the trained head's, else 21, 24 and 25.
+        outputs: any of "blocks", "embedding", "label". The head "perch" adds "label".
+        preparation: of every window; None for the trained head's, else "none".
+        priors: a table of site and hour to go into the bundle.
+        check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
+        force: replace a bundle that is there.
+    """
+
+    perch: str | os.PathLike[str]
+    out: str | os.PathLike[str]
+    perch_labels: str | os.PathLike[str] | None = None
+    taxonomy: str | os.PathLike[str] | None = None
+    head: tuple[str, ...] = ()
+    blocks: tuple[int, ...] | None = None
+    outputs: tuple[str, ...] = (BLOCKS,)
+    preparation: Preparation | None = None
+    priors: str | os.PathLike[str] | None = None
+    check_audio: tuple[str | os.PathLike[str], ...] = ()
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.blocks is not None:
+            if not self.blocks:
+                raise OptionsError("blocks: at least one is needed")
+            for block in self.blocks:
+                if not 0 <= block <= LAST_BLOCK:
+                    raise OptionsError(f"block {block} does not exist: the network has the blocks 0..{LAST_BLOCK}")
+            if list(self.blocks) != sorted(set(self.blocks)):
+                raise OptionsError(f"blocks {','.join(map(str, self.blocks))}: give each once, in rising order")
+        if not self.outputs:
+            raise OptionsError(f"outputs: give some of {', '.join(OUTPUTS)}")
+        for output in self.outputs:
+            if output not in OUTPUTS:
+                raise OptionsError(f"output '{output}' is unknown: give some of {', '.join(OUTPUTS)}")
+        if self.preparation is not None and self.preparation not in get_args(Preparation):
+            raise OptionsError(
+                f"preparation '{self.preparation}' is unknown: choose {', '.join(get_args(Preparation))}"
+            )
+        if PERCH_HEAD in self.head and len(self.head) > 1:
+            raise OptionsError("head: give either 'perch' or checkpoints, not both")
+        if self.trained and BLOCKS not in self.outputs:
+            raise OptionsError("outputs: a trained head needs the blocks' features, add 'blocks'")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the head is a trained one."""
+        return bool(self.head) and self.head != (PERCH_HEAD,)
+
+    @property
+    def all_outputs(self) -> tuple[str, ...]:
+        """The outputs in the graph's order, with what the head adds."""
+        wanted = {*self.outputs, *([LABEL] if self.head == (PERCH_HEAD,) else [])}
+        return tuple(output for output in OUTPUTS if output in wanted)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all inputs together say about the bundle."""
+
+    blocks: tuple[int, ...]
+    preparation: Preparation
+    classes: Taxonomy | None
+    class_map: ClassMap | None
+    folds: tuple[HeadCheckpoint, ...]
+
+
+def export_bundle(options: ExportOptions, say: Say = lambda line: None) -> Bundle:
+    """Make a bundle, prove it against its source, and put it in place.
+
+    Args:
+        options: what to export.
+        say: takes a line for each step done, for whoever wants to show them.
+
+    Raises:
+        OptionsError: options, heads and tables contradict each other.
+        BundleError: ``out`` is there and may not be replaced.
+        ExportError: the source cannot be converted.
+        ParityError: the bundle does not give the source's numbers; nothing was written.
+    """
+    _check_place(Path(options.out), options.force)
+    source = read_source(resolve(options.perch))
+    return export_source(source, options, say)
+
+
+def export_source(source: SourceModel, options: ExportOptions, say: Say = lambda line: None) -> Bundle:
+    """:func:`export_bundle` for a source that has been read already; ``options.perch`` is not looked at."""
+    out = Path(options.out)
+    _check_place(out, options.force)
+    folds = tuple(load_checkpoint(path) for path in options.head) if options.trained else ()
+    taxonomy = None if options.taxonomy is None else Taxonomy.read(options.taxonomy)
+    priors = None if options.priors is None else Priors.load(options.priors)
+    inputs = check_inputs(options.check_audio)
+    say(f"read {source.path.name}: {_described(source)}")
+    if source.notice:
+        say(f"notice: {source.notice}")
+    plan = _plan(options, source, taxonomy, folds)
+    for line in _plan_lines(options, plan):
+        say(line)
+    with _beside(out) as folder:
+        outputs = export_backbone(source.weights, folder / BACKBONE, plan.blocks, options.all_outputs, plan.class_map)
+        say(f"wrote {BACKBONE}: {_size(folder / BACKBONE)}, outputs {', '.join(outputs)}")
+        if folds:
+            export_head(folds, folder / HEAD)
+            say(f"wrote {HEAD}: {_size(folder / HEAD)}, {len(folds)} fold{'s' * (len(folds) > 1)} averaged")
+        if plan.classes is not None:
+            plan.classes.write(folder / CLASSES)
+        if priors is not None:
+            assert options.priors is not None
+            shutil.copyfile(options.priors, folder / PRIORS)
+        candidate = Candidate(
+            folder / BACKBONE,
+            source.weights.architecture,
+            outputs,
+            plan.preparation,
+            plan.class_map,
+            0 if plan.classes is None else len(plan.classes),
+            folder / HEAD if folds else None,
+            folds,
+        )
+        reference = source.reference(
+            plan.blocks if BLOCKS in options.outputs else (), [name for name in outputs if name in OUTPUTS]
+        )
+        report = prove(candidate, reference, inputs, source.path.name)
+        for line in parity_lines(report):
+            say(line)
+        report.require()
+        (folder / PARITY).write_text(report.to_json(), encoding="utf-8")
+        manifest = _manifest(options, source, plan, outputs, report, folder)
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        Bundle.load(folder)
+        _into_place(folder, out)
+    bundle = Bundle.load(out)
+    total = sum(file.stat().st_size for file in out.iterdir())
+    say(f"wrote {out}: {total / 1e6:.1f} MB")
+    return bundle
+
+
+def _check_place(out: Path, force: bool) -> None:
+    """Refuse early to write where something is."""
+    if not os.path.lexists(out):
+        return
+    if not (out / MANIFEST).is_file():
+        raise BundleError("is there and is not a bundle: choose another place, it is left alone", out)
+    if not force:
+        raise BundleError("is there already: choose another place, or --force to replace it", out)
+
+
+def _plan(
+    options: ExportOptions, source: SourceModel, taxonomy: Taxonomy | None, folds: tuple[HeadCheckpoint, ...]
+) -> _Plan:
+    """Bring options, source, taxonomy and heads together, or say where they part."""
+    blocks, preparation = options.blocks, options.preparation
+    if folds:
+        head = agreeing_folds(folds)
+        blocks = _head_blocks(head, source, options.blocks)
+        if preparation is not None and preparation != head.preparation:
+            raise OptionsError(
+                f"was trained with the preparation '{head.preparation}', the bundle is to have '{preparation}'",
+                head.path,
+            )
+        preparation = head.preparation
+        if taxonomy is not None and taxonomy.labels != head.labels:
+            difference = first_difference(head.labels, taxonomy.labels)
+            raise OptionsError(f"has other classes than {options.taxonomy}: {difference}", head.path)
+        if taxonomy is None:
+            taxonomy = Taxonomy.from_columns({LABEL_COLUMN: head.labels, SCIENTIFIC_NAME: head.labels})
+    class_map: ClassMap | None = None
+    if LABEL in options.all_outputs and source.weights.prototypes is not None:
+        count = source.weights.prototypes.classes
+        names = None if options.perch_labels is None else read_perch_labels(options.perch_labels, count)
+        if taxonomy is not None:
+            if names is None:
+                raise OptionsError(
+                    "label for a taxonomy needs the source's class names: give --perch-labels labels.csv"
+                )
+            class_map = map_classes(taxonomy, names)
+            if not len(class_map.needed):
+                raise OptionsError(f"none of its classes are in {options.perch_labels}", options.taxonomy)
+        else:
+            taxonomy = all_classes(names or numbered_names(count))
+    return _Plan(blocks or DEFAULT_BLOCKS, preparation or "none", taxonomy, class_map, folds)
+
+
+def _head_blocks(head: HeadCheckpoint, source: SourceModel, wanted: Sequence[int] | None) -> tuple[int, ...]:
+    """The blocks of the bundle, which must be there for the head and be as wide as it was trained with."""
+    known = {block.name: block for block in source.weights.architecture.blocks}
+    for name, width in head.blocks.items():
+        if name not in known:
+            raise OptionsError(f"needs {name}, which the network does not have", head.path)
+        if known[name].out_channels != width:
+            raise OptionsError(
+                f"was trained on {name} with {width} features, {source.path.name} has {known[name].out_channels}",
+                head.path,
+            )
+    needed = tuple(sorted(known[name].index for name in head.blocks))
+    if wanted is None:
+        return needed
+    missing = [block for block in needed if block not in wanted]
+    if missing:
+        raise OptionsError(
+            f"was trained on the blocks {_listed(needed)}, the bundle is to have {_listed(wanted)}", head.path
+        )
+    return tuple(wanted)
+
+
+def _manifest(
+    options: ExportOptions,
+    source: SourceModel,
+    plan: _Plan,
+    outputs: tuple[str, ...],
+    report: ParityReport,
+    folder: Path,
+) -> Manifest:
+    kind: HeadKind = "none"
+    parameters = 0
+    if plan.folds:
+        kind = plan.folds[0].config.kind
+        parameters = sum(fold.head.parameter_count for fold in plan.folds)
+    elif options.head:
+        kind = "perch"
+    notices = dict.fromkeys(notice for notice in (source.notice, *(fold.notice for fold in plan.folds)) if notice)
+    architecture = source.weights.architecture
+    return Manifest(
+        name=Path(options.out).name,
+        source=Source(source.path.name, source.sha256, source.form, source.licence),
+        blocks={b.name: b.out_channels for b in architecture.blocks if b.name in outputs},
+        outputs=outputs,
+        head=Head(kind, len(plan.folds), parameters),
+        preparation=plan.preparation,
+        variants={"fp32": BACKBONE},
+        files={file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST},
+        parity=report.summary(),
+        versions={"python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("bce", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")},
+        notice="; ".join(notices),
+    )
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out``, gone again unless it has been moved into place."""
+    folder = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _into_place(folder: Path, out: Path) -> None:
+    """Rename the new bundle in; the old one is moved away before and deleted after, or put back."""
+    if not out.exists():
+        os.rename(folder, out)
+        return
+    old = out.with_name(f"{out.name}.old-{os.getpid()}")
+    os.rename(out, old)
+    try:
+        os.rename(folder, out)
+    except OSError:
+        os.rename(old, out)
+        raise
+    shutil.rmtree(old)
+
+
+def _described(source: SourceModel) -> str:
+    prototypes = source.weights.prototypes
+    classes = "no classifier" if prototypes is None else f"{prototypes.classes} classes"
+    blocks = len(source.weights.architecture.blocks)
+    return f"{source.form}, {_size(source.path)}, {blocks} blocks, {classes}, licence {source.licence}"
+
+
+def _plan_lines(options: ExportOptions, plan: _Plan) -> Iterator[str]:
+    if BLOCKS in options.outputs:
+        yield f"blocks {_listed(plan.blocks)}, preparation {plan.preparation}"
+    if plan.class_map is not None:
+        mapped, proxies, silent = plan.class_map.counts
+        yield (
+            f"{len(plan.class_map.members)} classes: {mapped} by name, {proxies} by their genus, "
+            f"{silent} without signal"
+        )
+
+
+def parity_lines(report: ParityReport) -> Iterator[str]:
+    """The proof in a few lines, for the screen."""
+    if not report.numbers:
+        yield "parity: structure checked, numbers not (the source cannot run here)"
+    for key, value in report.summary().items():
+        yield f"parity: {key.replace('_', ' ')} {value:.1e}"
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "a folder"
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, blocks))

@@ -1,0 +1,399 @@
+"""The proof: a bundle's numbers beside those of the file that it was made from.
+
+Three gates stand apart, so that a miss says where it comes from: the log-mel, the backbone on the source's own
+log-mel, and both together. Names and shapes are checked first, at the batch sizes that are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from bce.engine.bundle import Preparation
+from bce.engine.errors import ExportError, ParityError
+from bce.engine.frontend import Frontend
+from bce.export.architecture import FRAMES, MELS, Architecture
+from bce.export.check_audio import CheckInput, prepared
+from bce.export.classes import NO_SIGNAL, ClassMap
+from bce.export.graph import EMBEDDING, LABEL, LOG_MEL, LOGITS
+from bce.export.heads import HeadCheckpoint
+from bce.export.sources import Reference
+
+SPECTROGRAM = "spectrogram"
+SPECTROGRAM_MAX_ABS = 2e-4
+"""Of the log-mel on natural audio. The source's own two published forms differ by as much from each other
+(a dense DFT against an FFT, both float32); loud sounds beside near-silent bands make the largest differences."""
+BACKBONE_RELATIVE_L2 = 1e-5
+"""Of each output for equal log-mels: float32 sums in another order give about 1e-6, a wrong padding gives 0.2."""
+END_TO_END_RELATIVE_L2 = 1e-4
+"""Of each output for equal samples, on natural audio: what is left of the log-mel's differences."""
+HEAD_RELATIVE_L2 = 1e-5
+"""Of a trained head's logits, ONNX Runtime against torch."""
+
+BATCHES = (5, 1)
+SINGLE_WINDOWS = 3
+"""So many windows of each kind, natural and extreme, are run one at a time as well."""
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One array of the bundle beside one of the source.
+
+    Attributes:
+        measure: "spectrogram", "backbone" (fed the source's log-mel), "end_to_end" or "head".
+        output: the array's name: "block_21", "label", ...
+        against: where the expected numbers come from.
+        input: name of the windows.
+        natural: whether they are natural audio.
+        batch: windows in one call.
+        windows: how many were compared.
+        max_abs: largest absolute difference.
+        relative_l2: ||found - expected|| / ||expected|| over the whole array.
+        limit: what the gate allows; None where the difference is only reported.
+        passed: False when a gate was missed.
+    """
+
+    measure: str
+    output: str
+    against: str
+    input: str
+    natural: bool
+    batch: int
+    windows: int
+    max_abs: float
+    relative_l2: float
+    limit: float | None
+    passed: bool
+
+    @property
+    def gated_value(self) -> float:
+        """The number that the gate is about."""
+        return self.max_abs if self.measure == SPECTROGRAM else self.relative_l2
+
+    def __str__(self) -> str:
+        kind = "max abs" if self.measure == SPECTROGRAM else "relative L2"
+        return (
+            f"{self.measure} {self.output} on {self.input} (batch {self.batch}): {kind} {self.gated_value:.2e}, "
+            f"allowed {self.limit:.0e}"
+        )
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Every comparison of an export. ``numbers`` is False when the source could not be run."""
+
+    source: str
+    preparation: str
+    numbers: bool
+    structure: tuple[str, ...]
+    comparisons: tuple[Comparison, ...] = field(default=())
+
+    @property
+    def failures(self) -> tuple[Comparison, ...]:
+        return tuple(comparison for comparison in self.comparisons if not comparison.passed)
+
+    def summary(self) -> dict[str, float]:
+        """The largest difference of each gate on the inputs that it holds for, and end to end on extremes."""
+        worst: dict[str, float] = {}
+        for comparison in self.comparisons:
+            unit = "max_abs" if comparison.measure == SPECTROGRAM else "relative_l2"
+            key = f"{comparison.measure}_{unit}" + ("" if comparison.limit is not None else "_extremes")
+            worst[key] = max(worst.get(key, 0.0), comparison.gated_value)
+        return worst
+
+    def require(self) -> None:
+        """Refuse a bundle that missed a gate.
+
+        Raises:
+            ParityError: listing every failing output with its worst difference.
+        """
+        worst: dict[tuple[str, str], Comparison] = {}
+        for failure in self.failures:
+            key = (failure.measure, failure.output)
+            if key not in worst or not failure.gated_value <= worst[key].gated_value:
+                worst[key] = failure
+        if worst:
+            raise ParityError(
+                f"the bundle does not give the numbers of its source: {'; '.join(map(str, worst.values()))}",
+                self.source,
+            )
+
+    def to_json(self) -> str:
+        content: dict[str, Any] = {
+            "source": self.source,
+            "preparation": self.preparation,
+            "status": "numbers compared" if self.numbers else "structure checked, numbers not",
+            "limits": {
+                "spectrogram_max_abs": SPECTROGRAM_MAX_ABS,
+                "backbone_relative_l2": BACKBONE_RELATIVE_L2,
+                "end_to_end_relative_l2": END_TO_END_RELATIVE_L2,
+                "head_relative_l2": HEAD_RELATIVE_L2,
+            },
+            "summary": self.summary(),
+            "structure": self.structure,
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be proven: the graphs on disk and what they should be.
+
+    Attributes:
+        backbone: the backbone graph.
+        architecture: of the network, for the widths.
+        outputs: the backbone's outputs in order.
+        preparation: of the windows.
+        class_map: how ``label`` was cut; None for all classes.
+        classes: how many logits there are; 0 without any.
+        head: the head graph with its folds; None without one.
+        folds: what ``head`` was made from.
+    """
+
+    backbone: Path
+    architecture: Architecture
+    outputs: tuple[str, ...]
+    preparation: Preparation
+    class_map: ClassMap | None = None
+    classes: int = 0
+    head: Path | None = None
+    folds: tuple[HeadCheckpoint, ...] = ()
+
+
+def prove(
+    candidate: Candidate, reference: Reference | None, inputs: Sequence[CheckInput], source: str = "source"
+) -> ParityReport:
+    """Compare a candidate with its source. The report may hold failures: see :meth:`ParityReport.require`.
+
+    Args:
+        candidate: what was exported.
+        reference: the source, giving every block and output of the candidate; None when it cannot run.
+        inputs: see :func:`bce.export.check_audio.check_inputs`.
+        source: what the report calls the source.
+
+    Raises:
+        ExportError: a graph does not load, or has other names or shapes than it should.
+    """
+    backbone = _session(candidate.backbone)
+    structure = list(_check_structure(backbone, candidate))
+    head = None if candidate.head is None else _session(candidate.head)
+    if head is not None:
+        structure += _check_head(head, candidate)
+    comparisons: list[Comparison] = []
+    for batch in BATCHES:
+        chosen = list(inputs) if batch > 1 else list(_singles(inputs))
+        for item, arrays in _run(candidate, backbone, reference, chosen, batch):
+            comparisons += _compare(candidate, item, batch, arrays)
+            if head is not None:
+                comparisons.append(_compare_head(candidate, head, item, batch, arrays["found"]))
+    return ParityReport(source, candidate.preparation, reference is not None, tuple(structure), tuple(comparisons))
+
+
+def relative_l2(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """||found - expected|| / ||expected|| over whole arrays, in float64; infinite when only ``expected`` is zero."""
+    difference = float(np.linalg.norm(found.astype(np.float64).ravel() - expected.astype(np.float64).ravel()))
+    length = float(np.linalg.norm(expected.astype(np.float64).ravel()))
+    if length:
+        return difference / length
+    return 0.0 if difference == 0 else float("inf")
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        raise ExportError(f"cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}", path) from error
+
+
+def _widths(candidate: Candidate) -> dict[str, int]:
+    """The width of each output of the backbone, in order."""
+    known = {block.name: block.out_channels for block in candidate.architecture.blocks}
+    known |= {EMBEDDING: candidate.architecture.head_channels, LABEL: candidate.classes}
+    return {name: known[name] for name in candidate.outputs}
+
+
+def _check_structure(session: ort.InferenceSession, candidate: Candidate) -> Iterator[str]:
+    """Names, order, shapes and finite numbers, at every batch size, without any source."""
+    widths = _widths(candidate)
+    _expect("input", [(i.name, i.shape[1:]) for i in session.get_inputs()], [(LOG_MEL, [FRAMES, MELS])], candidate)
+    _expect(
+        "outputs",
+        [(o.name, o.shape[1:]) for o in session.get_outputs()],
+        [(n, [w]) for n, w in widths.items()],
+        candidate,
+    )
+    listed = ", ".join(f"{name} [batch, {width}]" for name, width in widths.items())
+    yield f"backbone: {LOG_MEL} [batch, {FRAMES}, {MELS}] -> {listed}"
+    rng = np.random.default_rng(0)
+    for batch in BATCHES:
+        log_mel = rng.uniform(-1.15, 0.3, (batch, FRAMES, MELS)).astype(np.float32)
+        arrays = dict(zip(widths, session.run(None, {LOG_MEL: log_mel}), strict=True))
+        _expect(
+            f"shapes at batch {batch}",
+            [a.shape for a in arrays.values()],
+            [(batch, w) for w in widths.values()],
+            candidate,
+        )
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ExportError(f"output {name} holds NaN or infinity at batch {batch}", candidate.backbone)
+        if LABEL in arrays and candidate.class_map is not None:
+            silent = arrays[LABEL][:, candidate.class_map.silent]
+            if not (silent == NO_SIGNAL).all():
+                raise ExportError(f"classes without signal are not the constant {NO_SIGNAL:g}", candidate.backbone)
+    yield f"batches of {' and '.join(map(str, BATCHES))}: shapes as they should be, all numbers finite"
+
+
+def _check_head(session: ort.InferenceSession, candidate: Candidate) -> Iterator[str]:
+    blocks = candidate.folds[0].blocks
+    _expect(
+        "head inputs",
+        [(i.name, i.shape[1:]) for i in session.get_inputs()],
+        [(n, [w]) for n, w in blocks.items()],
+        candidate,
+    )
+    _expect(
+        "head outputs",
+        [(o.name, o.shape[1:]) for o in session.get_outputs()],
+        [(LOGITS, [candidate.classes])],
+        candidate,
+    )
+    yield f"head: {', '.join(blocks)} -> {LOGITS} [batch, {candidate.classes}], the mean of {len(candidate.folds)}"
+
+
+def _expect(what: str, found: object, expected: object, candidate: Candidate) -> None:
+    if found != expected:
+        raise ExportError(f"{what}: expected {expected}, found {found}", candidate.backbone)
+
+
+def _singles(inputs: Iterable[CheckInput]) -> Iterator[CheckInput]:
+    """The first windows of each kind, for batch 1."""
+    left = {True: SINGLE_WINDOWS, False: SINGLE_WINDOWS}
+    for item in inputs:
+        if take := min(left[item.natural], len(item.waveforms)):
+            left[item.natural] -= take
+            yield CheckInput(item.name, item.natural, item.waveforms[:take])
+
+
+def _run(
+    candidate: Candidate,
+    backbone: ort.InferenceSession,
+    reference: Reference | None,
+    inputs: Sequence[CheckInput],
+    batch: int,
+) -> Iterator[tuple[CheckInput, dict[str, Arrays]]]:
+    """Run everything in batches that reach across the inputs, and give each input its part.
+
+    The arrays of an input: "found" (bundle end to end), and with a source "expected", "raw" (both log-mels of the
+    unprepared samples) and "fed" (the backbone on the source's log-mel).
+    """
+    rows: dict[str, list[Arrays]] = {"found": [], "expected": [], "fed": [], "raw": []}
+    waveforms = np.concatenate([item.waveforms for item in inputs])
+    for start in range(0, len(waveforms), batch):
+        samples = waveforms[start : start + batch]
+        rows["found"].append(_backbone(candidate, backbone, _log_mel(samples, candidate.preparation)))
+        if reference is None:
+            continue
+        expected = _expected(candidate, reference(prepared(samples, candidate.preparation)))
+        rows["fed"].append(_backbone(candidate, backbone, expected[SPECTROGRAM]))
+        rows["expected"].append(expected)
+        raw = expected if candidate.preparation == "none" else reference(samples)
+        rows["raw"].append({"found": _log_mel(samples, "none"), "expected": raw[SPECTROGRAM]})
+    whole = {kind: _stacked(parts) for kind, parts in rows.items() if parts}
+    start = 0
+    for item in inputs:
+        part = slice(start, start + len(item.waveforms))
+        start = part.stop
+        yield item, {kind: {name: array[part] for name, array in arrays.items()} for kind, arrays in whole.items()}
+
+
+def _stacked(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _log_mel(samples: NDArray[np.float32], preparation: Preparation) -> NDArray[np.float32]:
+    """The engine's log-mel of windows [n, 160000]."""
+    return np.stack([Frontend(window, preparation).window(0) for window in samples])
+
+
+def _backbone(candidate: Candidate, session: ort.InferenceSession, log_mel: NDArray[np.float32]) -> Arrays:
+    return dict(zip(candidate.outputs, session.run(list(candidate.outputs), {LOG_MEL: log_mel}), strict=True))
+
+
+def _expected(candidate: Candidate, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
+    """The source's outputs under the bundle's names, with its label mapped to the bundle's classes."""
+    expected = {name: arrays[name] for name in (SPECTROGRAM, *candidate.outputs)}
+    if LABEL in expected and candidate.class_map is not None:
+        expected[LABEL] = candidate.class_map.apply(expected[LABEL])
+    return expected
+
+
+def _compare(candidate: Candidate, item: CheckInput, batch: int, arrays: dict[str, Arrays]) -> Iterator[Comparison]:
+    if "expected" not in arrays:
+        return
+    raw = arrays["raw"]
+    limit = SPECTROGRAM_MAX_ABS if item.natural else None
+    yield _comparison(SPECTROGRAM, SPECTROGRAM, "source", item, batch, raw["found"], raw["expected"], limit)
+    for name in candidate.outputs:
+        expected, columns = arrays["expected"][name], slice(None)
+        if name == LABEL and candidate.class_map is not None:
+            # constants agree by themselves and would make the rest look better than it is
+            columns = ~candidate.class_map.silent
+            if not columns.any():
+                continue
+        fed, found = arrays["fed"][name][:, columns], arrays["found"][name][:, columns]
+        expected = expected[:, columns]
+        yield _comparison("backbone", name, "source", item, batch, fed, expected, BACKBONE_RELATIVE_L2)
+        limit = END_TO_END_RELATIVE_L2 if item.natural else None
+        yield _comparison("end_to_end", name, "source", item, batch, found, expected, limit)
+
+
+def _compare_head(
+    candidate: Candidate, session: ort.InferenceSession, item: CheckInput, batch: int, features: Arrays
+) -> Comparison:
+    """head.onnx against the mean of the folds in torch, on the bundle's own features."""
+    names = list(candidate.folds[0].blocks)
+    found = np.concatenate(
+        [
+            session.run([LOGITS], {name: features[name][start : start + batch] for name in names})[0]
+            for start in range(0, len(item.waveforms), batch)
+        ]
+    )
+    with torch.no_grad():
+        tensors = [torch.from_numpy(features[name]) for name in names]
+        expected = np.mean([fold.head(tensors).numpy() for fold in candidate.folds], axis=0, dtype=np.float64)
+    return _comparison("head", LOGITS, "torch", item, batch, found, expected.astype(np.float32), HEAD_RELATIVE_L2)
+
+
+def _comparison(
+    measure: str,
+    output: str,
+    against: str,
+    item: CheckInput,
+    batch: int,
+    found: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    limit: float | None,
+) -> Comparison:
+    max_abs = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
+    relative = relative_l2(found, expected)
+    value = max_abs if measure == SPECTROGRAM else relative
+    # written so that NaN is a miss
+    passed = limit is None or value <= limit
+    return Comparison(
+        measure, output, against, item.name, item.natural, batch, len(found), max_abs, relative, limit, passed
+    )
