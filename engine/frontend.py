@@ -23,7 +23,7 @@ FLOOR = 1e-5
 LOG_SCALE = 0.1
 TARGET_PEAK = 0.25
 LOWEST = LOG_SCALE * np.log(FLOOR)
-SMALLEST = 1e-300  # stands for zero where a logarithm is scaled afterwards
+SMALLEST = 1e-30  # stands for zero where a logarithm is scaled afterwards
 
 
 class Frontend:
@@ -42,17 +42,17 @@ class Frontend:
             raise ValueError(f"preparation is {preparation!r}, expected one of {', '.join(get_args(Preparation))}")
         if first_sample % HOP or len(samples) < WINDOW_SAMPLES:
             raise ValueError(
-                f"a block of {len(samples)} samples at {first_sample}: expected at least {WINDOW_SAMPLES} samples, at a "
-                f"multiple of {HOP}"
+                f"a block of {len(samples)} samples at {first_sample}: expected at least {WINDOW_SAMPLES}, starting at "
+                f"a multiple of {HOP}"
             )
         self._samples = samples
         self._preparation = preparation
         self._first_sample = first_sample
         self._rows: NDArray[np.float32] | None = None
         if preparation == "none":
-            self._rows = _log(mel_spectra(_frames(samples[PAD:])), FLOOR)
+            self._rows = _log(mel_spectra(samples[PAD:]), FLOOR)
         elif preparation == "peak":
-            self._rows = _log(mel_spectra(_frames(samples[PAD:])), SMALLEST)
+            self._rows = _log(mel_spectra(samples[PAD:]), SMALLEST)
 
     def window(self, start: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The log-mel of the window that starts at a sample of the recording.
@@ -70,19 +70,20 @@ class Frontend:
         out = np.empty((FRAMES, BANDS), np.float32) if out is None else out
         samples = self._samples[at : at + WINDOW_SAMPLES]
         if self._rows is None:
-            out[:] = _log(mel_spectra(_frames(np.pad(prepare(samples, self._preparation), PAD))), FLOOR)
+            out[:] = _log(mel_spectra(np.pad(prepare(samples, self._preparation), PAD)), FLOOR)
             return out
         rows = self._rows[at // HOP : at // HOP + FRAMES - 2]
-        edges = np.zeros((2, FRAME), np.float32)
+        edges = np.zeros((2, FRAME))
         edges[0, PAD:] = samples[: FRAME - PAD]
         edges[1, :-PAD] = samples[PAD - FRAME :]
+        edge_mel = mel_spectra(edges.ravel())[::2]  # the frame between them straddles both
         if self._preparation == "none":
             out[1:-1] = rows
-            out[:: FRAMES - 1] = _log(mel_spectra(edges), FLOOR)
+            out[:: FRAMES - 1] = _log(edge_mel, FLOOR)
         else:
             gain = np.float32(LOG_SCALE * np.log(_gain(samples)))
             np.add(rows, gain, out=out[1:-1])
-            out[:: FRAMES - 1] = _log(mel_spectra(edges), SMALLEST) + gain
+            out[:: FRAMES - 1] = _log(edge_mel, SMALLEST) + gain
             np.maximum(out, np.float32(LOWEST), out=out)
         return out
 
@@ -121,7 +122,8 @@ def _frames(samples: NDArray[np.floating]) -> NDArray[np.floating]:
     return sliding_window_view(samples, FRAME)[::HOP]
 
 
-def _log(mel: NDArray[np.float64], floor: float) -> NDArray[np.float32]:
-    np.maximum(mel, floor, out=mel)
+def _log(mel: NDArray[np.float32], floor: float) -> NDArray[np.float32]:
+    mel = np.maximum(mel, np.float32(floor))
     np.log(mel, out=mel)
-    return np.multiply(mel, LOG_SCALE, out=np.empty(mel.shape, np.float32), casting="same_kind")
+    mel *= np.float32(LOG_SCALE)
+    return mel
