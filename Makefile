@@ -2,24 +2,40 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := -m pip install --quiet --disable-pip-version-check
+FLOORS := engine export tools bench
 
-.PHONY: demo test check lint types setup benchmarks clean
+.PHONY: setup demo test test-base check lint types benchmarks clean
 
-setup: $(STAMP)
+setup: $(VENV)/.installed
 
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch first and alone: a plain 'torch' would bring gigabytes of CUDA packages
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[dev]'
 	touch $@
 
+# A published file in, a submission out. The file is a stand-in with seeded weights: its scores mean nothing.
 demo: setup
-	$(BIN)/python -m bce.bench.demo demo
+	rm -rf demo && mkdir demo
+	$(BIN)/python -m bce.export.standin demo/perch_stand_in.onnx --classes 24
+	$(BIN)/bce-tools synth --test-only --test-soundscapes 6 --out demo/soundscapes
+	$(BIN)/bce-export --perch demo/perch_stand_in.onnx --head perch --out demo/bundle
+	$(BIN)/bce-infer --bundle demo/bundle --out demo/submission.csv demo/soundscapes/test_soundscapes
+	@echo "demo/submission.csv:" && head -n 4 demo/submission.csv | cut -c 1-120
 
 test: setup
 	$(BIN)/python -m pytest -q
+
+# the light install of the README: no torch, no onnx
+test-base: setup
+	rm -rf build $(VENV)-base
+	$(PYTHON) -m venv $(VENV)-base
+	$(VENV)-base/bin/python $(PIP) -c constraints.txt .
+	$(BIN)/python -m bce.export.standin build/stand_in.onnx --classes 24 --width 0.3
+	$(BIN)/bce-export --perch build/stand_in.onnx --head perch --out build/bundle
+	cd build && ../$(VENV)-base/bin/python ../tests/base_install.py bundle
 
 check: lint types
 
@@ -30,11 +46,11 @@ lint: setup
 # type checkers do not know pyproject's package-dir: lay the namespace out as links
 types: setup
 	mkdir -p .typed/bce
-	for floor in engine export tools bench; do ln -sfn ../../$$floor .typed/bce/$$floor; done
+	for floor in $(FLOORS); do ln -sfn ../../$$floor .typed/bce/$$floor; done
 	$(BIN)/mypy .typed/bce
 
 benchmarks: setup
 	$(BIN)/python -m pytest -q bench --benchmark-only --benchmark-json=benchmarks.json
 
 clean:
-	rm -rf build dist demo .typed *.egg-info .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf build dist demo .typed *.egg-info .mypy_cache .ruff_cache .benchmarks .hypothesis benchmarks.json

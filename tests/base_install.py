@@ -1,0 +1,68 @@
+"""Proof that the base install is enough to run a bundle. Run with the Python of such an install:
+
+    python tests/base_install.py BUNDLE
+
+Makes recordings, runs ``bce-infer`` over them as a user would, and checks the table, the exit code, and that nothing
+heavy is installed or imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+HEAVY = ("torch", "tensorflow", "onnx", "matplotlib", "sklearn")
+RATE = 32_000
+
+
+def check(holds: bool, what: str) -> None:
+    print(f"{'ok' if holds else 'FAILED'}: {what}")
+    if not holds:
+        sys.exit(1)
+
+
+def main(bundle: str) -> None:
+    scripts = Path(sys.executable).parent
+    for name in HEAVY:
+        check(find_spec(name) is None, f"{name} is not installed")
+
+    modules = "import sys, bce.engine; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True, check=True).stdout.split()
+    check("numpy" not in loaded, "importing bce.engine does not even load numpy")
+
+    with tempfile.TemporaryDirectory() as folder:
+        recordings = Path(folder) / "recordings"
+        recordings.mkdir()
+        rng = np.random.default_rng(0)
+        for number, seconds in enumerate((60.0, 12.0), start=1):
+            samples = 0.1 * rng.standard_normal(round(seconds * RATE))
+            soundfile.write(recordings / f"BC2026_Test_{number:04}_S01_20250101_030000.ogg", samples, RATE)
+        (recordings / "broken.ogg").write_text("not audio")
+        out = Path(folder) / "submission.csv"
+        command = [scripts / "bce-infer", "--bundle", bundle, "--threads", "2", "--out", out, recordings]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        print(run.stderr)
+        check(run.returncode == 3, "bce-infer says with exit code 3 that a recording failed")
+        check("broken.ogg" in run.stderr, "and names it")
+        with open(out, newline="") as file:
+            rows = list(csv.reader(file))
+        check(len(rows) == 1 + 12 + 2 + 12, "the table has a row for every chunk")
+        values = np.array([row[1:] for row in rows[1:]], dtype=float)
+        check(bool(((values > 0) & (values < 1)).all()), "all scores are probabilities")
+        check(len(np.unique(values[:12, 0])) == 12, "and they follow the audio")
+    for command in ("bce-infer", "bce-blend", "bce-tools"):
+        subprocess.run([scripts / command, "--version"], check=True)
+    for tool in ("synth", "priors", "evaluate"):
+        subprocess.run([scripts / "bce-tools", tool, "--help"], check=True, stdout=subprocess.DEVNULL)
+    print("the base install is enough")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
