@@ -1,0 +1,31 @@
+"""Time of the log-mel: a minute at five shifts (56 distinct windows), and the same window by window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bce.engine.frontend import Frontend, log_mel_reference
+from bce.engine.windows import SHIFT_SETS, plan_windows
+
+SAMPLES = np.random.default_rng(0).normal(0, 0.1, 60 * 32_000).astype(np.float32)
+STARTS = plan_windows(0, 12, SHIFT_SETS[5], len(SAMPLES)).starts.tolist()
+
+
+@pytest.mark.parametrize("preparation", ["none", "peak", "hoplite"])
+def bench_minute_at_five_shifts(benchmark, preparation):
+    out = np.empty((500, 128), np.float32)
+
+    def minute() -> None:
+        frontend = Frontend(SAMPLES, preparation)
+        for start in STARTS:
+            frontend.window(start, out)
+
+    minute()
+    benchmark(minute)
+    benchmark.extra_info["windows"] = len(STARTS)
+
+
+def bench_one_window_by_the_definition(benchmark):
+    benchmark(log_mel_reference, SAMPLES[:160_000], "none")
+    benchmark.extra_info["windows"] = 1
