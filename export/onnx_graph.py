@@ -55,10 +55,16 @@ def evaluate(node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None], opsets
     graph = helper.make_graph(
         [copy],
         "node",
-        [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), None) for name, x in given.items()],
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), None)
+            for name, x in given.items()
+        ],
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in node.output],
     )
     return list(ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, given))
+
+
+_LARGE = 1 << 20
 
 
 class OnnxGraph:
@@ -117,22 +123,31 @@ class OnnxGraph:
             return dict.fromkeys(node.output)
         return dict(zip(node.output, outputs, strict=True))
 
-    def part(self, outputs: Sequence[str]) -> onnx.ModelProto:
-        """The graph from its inputs to some values, which become its outputs, with what they need and nothing else."""
+    def session(self, outputs: Sequence[str]) -> ort.InferenceSession:
+        """ONNX Runtime on the CPU for what leads from the graph's inputs to some values, which become its outputs."""
         nodes = self.leading_to(outputs)
         used = {name for node in nodes for name in node.input}.union(outputs)
         model = onnx.ModelProto(ir_version=self.model.ir_version)
         model.opset_import.extend(self.model.opset_import)
         model.graph.name = "part"
         model.graph.node.extend(nodes)
-        model.graph.initializer.extend(t for name, t in self.initializers.items() if name in used)
         model.graph.input.extend(self.inputs)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-        return model
-
-
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """ONNX Runtime on a model, on the CPU."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # a reference runs a few windows once: less memory is worth more than speed
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        large: dict[str, ort.OrtValue] = {}
+        for name in used.intersection(self.initializers):
+            tensor = self.initializers[name]
+            if tensor.ByteSize() < _LARGE:
+                model.graph.initializer.append(tensor)
+            else:
+                # handed over as it lies in memory: serialised it would be there three times more
+                large[name] = ort.OrtValue.ortvalue_from_numpy(numpy_helper.to_array(tensor))
+                outside = model.graph.initializer.add(name=name, dims=tensor.dims, data_type=tensor.data_type)
+                outside.data_location = onnx.TensorProto.EXTERNAL
+                outside.external_data.add(key="location", value="memory")
+        options.add_external_initializers(list(large), list(large.values()))
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError
 from bce.export.architecture import FRAMES, MELS
-from bce.export.onnx_graph import OnnxGraph, load, session
+from bce.export.onnx_graph import OnnxGraph, load
 from bce.export.onnx_terms import translate
 from bce.export.recognise import Recognised, recognise
 from bce.export.terms import LogMel, Tensor, Term, Terms
@@ -73,10 +73,8 @@ class OnnxSource:
         values = list(dict.fromkeys([self.log_mel, *(tap.value for tap in taps.values())]))
         graph = OnnxGraph(load(self.path))
         (waveform,) = (value.name for value in graph.inputs)
-        part = graph.part(values)
+        running = graph.session(values)
         del graph  # with a classifier it holds 400 MB
-        running = session(part)
-        del part
 
         def run(waveforms: Array) -> dict[str, Array]:
             step = self.batch or _BATCH
@@ -151,7 +149,7 @@ def _frontend(graph: OnnxGraph, batch: int) -> tuple[str, Tensor, dict[str, NDAr
         raise ExportError("log-mel: expected it to be computed from the waveforms, found the waveforms themselves")
     waveforms = {graph.inputs[0].name: np.zeros((batch, WINDOW_SAMPLES), np.float32)}
     try:
-        arrays = session(graph.part(names)).run(names, waveforms)
+        arrays = graph.session(names).run(names, waveforms)
     except Exception as error:  # ONNX Runtime has no common class for its errors
         reason = str(error).splitlines()[0]
         raise ExportError(f"frontend: ONNX Runtime cannot run it on {WINDOW_SAMPLES} samples ({reason})") from None
@@ -195,7 +193,7 @@ def _shape_numbers(
     }
     if not names:
         return {}
-    arrays = session(graph.part(sorted(names))).run(sorted(names), dict(waveforms))
+    arrays = graph.session(sorted(names)).run(sorted(names), dict(waveforms))
     return {name: array for name, array in zip(sorted(names), arrays, strict=True) if array.dtype.kind == "i"}
 
 

@@ -290,5 +290,3 @@ def _conv_padding(
         return first, second
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0)) if mode == b"NOTSET" else (0, 0, 0, 0)
     return (top, bottom), (left, right)
-
-

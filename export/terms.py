@@ -310,7 +310,9 @@ class Terms:
         ]
         term = self.resolve(x)
         if isinstance(term, Pad):
-            (a, b), (c, d) = (tuple(map(sum, zip(*pairs, strict=True))) for pairs in zip(term.padding, padding, strict=True))
+            (a, b), (c, d) = (
+                tuple(map(sum, zip(*pairs, strict=True))) for pairs in zip(term.padding, padding, strict=True)
+            )
             padding = ((a, b), (c, d))
             (term,) = term.inputs
         axes = (batch, (("c", kernel.shape[0]),), *(((label, n),) for label, n in zip(labels, out, strict=False)))
