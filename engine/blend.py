@@ -1,9 +1,9 @@
 """Blends: weighted means of score tables, as probabilities, as logits, or as ranks within each class.
 
 Tables may be larger than memory. They are read in batches; sums lie in one scratch file of the size of the table (two
-if rows are missing), class by class, and in ``rank`` mode each table in turn in another one, because ranks need all rows
-of a class at once. Memory holds a few batches, one class, and the row ids. Scratch files lie beside the output, without
-a name, so that they are gone whatever happens.
+if rows are missing), class by class. In ``rank`` mode each table in turn lies in another one, because ranks need all
+rows of a class at once. Memory holds a few batches, one class, and the row ids. Scratch files lie beside the output,
+without a name, so that they are gone whatever happens.
 """
 
 from __future__ import annotations

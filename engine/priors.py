@@ -116,13 +116,16 @@ class Priors:
                 found = {name: content[name] for name in content.files}
         except OSError as error:
             raise TableError(f"cannot be read as priors ({error.strerror or error})", file) from None
-        except (ValueError, EOFError, zipfile.BadZipFile, AttributeError):
+        except (ValueError, EOFError, zipfile.BadZipFile, TypeError):  # TypeError: a lone array, no archive
             raise TableError("is not a file of priors: make one with bce-tools priors", file) from None
-        for name in ("format", "classes", "sites", "windows", "positives", "shrinkage"):
+        kinds = {"format": "i", "classes": "U", "sites": "U", "windows": "i", "positives": "i", "shrinkage": "f"}
+        for name, kind in kinds.items():
             if name not in found:
                 raise TableError(f"lacks the array '{name}': make priors with bce-tools priors", file)
-        if int(found["format"]) != FORMAT:
-            raise TableError(f"has format {int(found['format'])}, this version reads {FORMAT}", file)
+            if found[name].size and found[name].dtype.kind != kind:
+                raise TableError(f"array '{name}' holds {found[name].dtype}: make priors with bce-tools priors", file)
+        if found["format"].tolist() != FORMAT:
+            raise TableError(f"has format {found['format'].tolist()}, this version reads {FORMAT}", file)
         classes, sites = tuple(found["classes"].tolist()), tuple(found["sites"].tolist())
         shape = (len(sites) + 1, HOURS + 1)
         for name, expected in (("windows", shape), ("positives", (*shape, len(classes))), ("shrinkage", (3,))):

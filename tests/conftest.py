@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import util
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,3 +40,14 @@ def standin_onnx(standin_weights: Weights, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("standin") / "perch_v2_no_dft.onnx"
     write_onnx(standin_weights, path, form="no_dft", swish="sigmoid", names=True, notice=notice(0))
     return path
+
+
+@pytest.fixture(scope="session")
+def plain() -> ModuleType:
+    """The slow, plain definitions of post-processing in ``tests/plain.py``, which share no code with the engine."""
+    spec = util.spec_from_file_location("plain", Path(__file__).with_name("plain.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def read_table(text: str) -> ScoreTable:
             scores = content[array].astype(np.float64)
     except OSError as error:
         raise TableError(f"cannot be read ({error.strerror or error})", path) from None
-    except ValueError:
+    except (ValueError, EOFError, zipfile.BadZipFile, TypeError):
         raise TableError("is not a .npz file of plain arrays", path) from None
     if scores.shape != (len(ids), len(classes)):
         raise TableError(f"array '{array}' has shape {scores.shape}, expected ({len(ids)}, {len(classes)})", path)
