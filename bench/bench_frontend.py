@@ -13,7 +13,7 @@ STARTS = plan_windows(0, 12, SHIFT_SETS[5], len(SAMPLES)).starts.tolist()
 
 
 @pytest.mark.parametrize("preparation", ["none", "peak", "hoplite"])
-def bench_minute_at_five_shifts(benchmark, preparation):
+def test_minute_at_five_shifts(benchmark, preparation):
     out = np.empty((500, 128), np.float32)
 
     def minute() -> None:
@@ -26,6 +26,6 @@ def bench_minute_at_five_shifts(benchmark, preparation):
     benchmark.extra_info["windows"] = len(STARTS)
 
 
-def bench_one_window_by_the_definition(benchmark):
+def test_one_window_by_the_definition(benchmark):
     benchmark(log_mel_reference, SAMPLES[:160_000], "none")
     benchmark.extra_info["windows"] = 1
