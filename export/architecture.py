@@ -93,6 +93,12 @@ def _valid_size(size: int, kernel: int, stride: int) -> int:
     return (size - kernel) // stride + 1
 
 
+def candidate_widths() -> tuple[float, ...]:
+    """Width factors to try on a network of unknown width: Perch's own, then round numbers before others, because
+    neighbouring widths may round to the same channels."""
+    return tuple(dict.fromkeys([PERCH_WIDTH, *(n / d for d in (1, 2, 10, 20, 100) for n in range(1, 4 * d + 1))]))
+
+
 @cache
 def architecture(width: float = PERCH_WIDTH) -> Architecture:
     """The 26-block network at a width factor; the default is Perch v2's own.

@@ -19,8 +19,9 @@ from bce.engine.errors import ExportError
 from bce.export.architecture import FRAMES, MELS
 from bce.export.onnx_graph import OnnxGraph, load
 from bce.export.onnx_terms import translate
-from bce.export.recognise import Recognised, recognise
-from bce.export.terms import LogMel, Tensor, Term, Terms
+from bce.export.recognise import recognise
+from bce.export.taps import Taps, find_taps
+from bce.export.terms import LogMel, Tensor
 from bce.export.weights import Weights
 
 WINDOW_SAMPLES = 160_000
@@ -30,19 +31,6 @@ _BATCH = 4
 _LAYOUT = {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast", "Flatten", "Pad", "Dropout"}
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class _Tap:
-    """A value of the graph to look at: its name, and the axes over which a mean makes it a vector."""
-
-    value: str
-    mean_over: tuple[int, ...] = ()
-
-    def features(self, array: NDArray[np.floating]) -> Array:
-        """[n, channels], means in float64."""
-        pooled = array.mean(axis=self.mean_over, dtype=np.float64) if self.mean_over else array
-        return pooled.reshape(len(array), -1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,15 +49,11 @@ class OnnxSource:
     weights: Weights
     batch: int | None
     log_mel: str
-    blocks: tuple[_Tap, ...]
-    embedding: _Tap
-    label: _Tap | None
+    taps: Taps[str]
 
     def reference(self, blocks: Sequence[int], outputs: Sequence[str]) -> Callable[[Array], dict[str, Array]]:
         """The file under ONNX Runtime with the wanted values as outputs, and nothing computed that they don't need."""
-        taps = {f"block_{index}": self.blocks[index] for index in blocks}
-        taps |= {"embedding": self.embedding} if "embedding" in outputs else {}
-        taps |= {"label": self.label} if "label" in outputs and self.label is not None else {}
+        taps = self.taps.wanted(tuple(blocks), tuple(outputs))
         values = list(dict.fromkeys([self.log_mel, *(tap.value for tap in taps.values())]))
         graph = OnnxGraph(load(self.path))
         (waveform,) = (value.name for value in graph.inputs)
@@ -113,10 +97,10 @@ def read_onnx(path: Path) -> OnnxSource:
         network = recognise(tensor.term, ends)
         if "label" in tensors and network.label is None:
             raise ExportError("classifier: expected 'label' to come from prototypes, found another kind of classifier")
-        blocks, embedding, label = _taps(network, terms, tensors)
+        taps = find_taps(network, terms, tensors)
     except ExportError as error:
         raise ExportError(error.reason, path) from None
-    return OnnxSource(path, metadata, network.weights, batch, log_mel, blocks, embedding, label)
+    return OnnxSource(path, metadata, network.weights, batch, log_mel, taps)
 
 
 def _batch(graph: OnnxGraph) -> int | None:
@@ -195,23 +179,3 @@ def _shape_numbers(
         return {}
     arrays = graph.session(sorted(names)).run(sorted(names), dict(waveforms))
     return {name: array for name, array in zip(sorted(names), arrays, strict=True) if array.dtype.kind == "i"}
-
-
-def _taps(
-    network: Recognised, terms: Terms, tensors: Mapping[str, Tensor]
-) -> tuple[tuple[_Tap, ...], _Tap, _Tap | None]:
-    """Where in the file the outputs of the network are."""
-    values: dict[Term, str] = {}
-    for name, tensor in tensors.items():
-        term = terms.known(tensor)
-        if term is not None:
-            values.setdefault(term, name)
-
-    def tap(term: Term) -> _Tap:
-        name = values[term]
-        space = (i for i, axis in enumerate(tensors[name].layout) if any(label in ("t", "m") for label, _ in axis))
-        return _Tap(name, tuple(space))
-
-    embedding = network.spatial if network.embedding is None else network.embedding
-    label = None if network.label is None else tap(network.label)
-    return tuple(tap(term) for term in network.blocks), tap(embedding), label

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from bce.engine.errors import ExportError
 from bce.export.architecture import (
     NORM_EPSILON,
-    PERCH_WIDTH,
     PROTOTYPES_PER_CLASS,
     Architecture,
     Block,
     architecture,
+    candidate_widths,
 )
 from bce.export.backbone import COSINE_EPSILON
 from bce.export.terms import GRID, Affine, Binary, Conv, Func, LogMel, Pairs, Reduce, Term, same_function
@@ -178,9 +178,7 @@ def _architecture(stem: Conv, blocks: Sequence[_FoundBlock], head: Conv) -> Arch
         same = [a == b for a, b in zip(expected, found, strict=False)]
         return same.index(False) if False in same else len(same)
 
-    # round numbers first, because neighbouring widths may round to the same channels
-    widths = dict.fromkeys([PERCH_WIDTH, *(n / d for d in (1, 2, 10, 20, 100) for n in range(1, 4 * d + 1))])
-    return architecture(max(widths, key=agreement))
+    return architecture(max(candidate_widths(), key=agreement))
 
 
 def _block_weights(block: Block, found: _FoundBlock) -> BlockWeights:
@@ -236,9 +234,7 @@ def _check_conv(
 
 
 def _conv_norm(conv: Conv) -> ConvNorm:
-    return ConvNorm(
-        np.ascontiguousarray(conv.kernel), conv.scale.astype(np.float32), conv.shift.astype(np.float32)
-    )
+    return ConvNorm(np.ascontiguousarray(conv.kernel), conv.scale.astype(np.float32), conv.shift.astype(np.float32))
 
 
 def _layer(conv: Conv) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -306,7 +302,7 @@ def _is_one_over_length(term: Term, spatial: Func) -> bool:
         with np.errstate(all="ignore"):
             return (
                 _is_length(length.inputs[0], spatial)
-                and same_function(length.shift, np.float64(COSINE_EPSILON), ...)
+                and same_function(length.shift, np.asarray(COSINE_EPSILON), ...)
                 and same_function(term.samples, 1.0 / GRID, positive)
             )
     if not isinstance(length, Reduce) or not _is_length(length, spatial):
@@ -344,5 +340,3 @@ def _factors(uses: _Uses, term: Term, where: str) -> tuple[NDArray[np.float64], 
     if len(users) != 1 or np.any(users[0].shift):
         raise uses.refuse(where, "one factor for each prototype", term)
     return users[0].scale, users[0]
-
-

@@ -23,10 +23,14 @@ from bce.export.weights import Weights
 PERCH_LICENCE = "Apache-2.0"
 
 
-class Reference(Protocol):
-    """The source itself, run on windows."""
+class CannotRun(ExportError):
+    """A source was read but cannot be run on this machine."""
 
-    def __call__(self, waveforms: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+
+class Reference(Protocol):
+    """The source itself, run on windows. An attribute ``notes``, if there is one, holds lines for the proof."""
+
+    def __call__(self, waveforms: NDArray[np.float32], /) -> dict[str, NDArray[np.float32]]:
         """Run the source.
 
         Args:
@@ -52,12 +56,13 @@ class SourceModel:
 
     Attributes:
         path: the file or folder.
-        sha256: of the file.
-        form: "onnx".
+        sha256: of the file; of the list of its files for a folder.
+        form: "onnx", "saved_model" or "tflite".
         licence: "Apache-2.0" for the published files, else what the file says, else "unknown".
         notice: what the file wants to be shown wherever its scores are; empty otherwise.
         weights: checked by :func:`bce.export.weights.check`.
         runner: what :meth:`reference` calls; each reader gives its own.
+        notes: what the proof of a bundle should say of this source, a line each.
     """
 
     path: Path
@@ -67,6 +72,7 @@ class SourceModel:
     notice: str
     weights: Weights
     runner: Runner = field(default=_cannot_run, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     def reference(self, blocks: Sequence[int], outputs: Sequence[str] = ()) -> Reference | None:
         """The source itself, ready to run, or None when its form cannot run here.
@@ -74,6 +80,9 @@ class SourceModel:
         Args:
             blocks: the blocks whose features are wanted, any of 0..25.
             outputs: any of "embedding" and "label"; those that the source does not have are left out.
+
+        Raises:
+            CannotRun: with the reason, where there is one to tell.
         """
         return self.runner(blocks, outputs)
 
@@ -86,9 +95,12 @@ def read_source(path: str | Path) -> SourceModel:
             the first thing that differs.
     """
     path = Path(path)
+    if path.is_dir():
+        return _saved_model(path)
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise ExportError(f"{what}: give a Perch v2 ONNX file", path)
+        raise ExportError("does not exist: give a Perch v2 ONNX or TFLite file, or a SavedModel folder", path)
+    if _is_tflite(path):
+        return _tflite(path)
     from bce.export.onnx_reader import read_onnx
 
     found = read_onnx(path)
@@ -104,3 +116,22 @@ def read_source(path: str | Path) -> SourceModel:
         weights=found.weights,
         runner=found.reference,
     )
+
+
+def _saved_model(path: Path) -> SourceModel:
+    from bce.export.saved_model_reader import read_saved_model
+
+    found = read_saved_model(path)
+    return SourceModel(path, found.digest, "saved_model", "unknown", "", found.weights, found.reference, found.notes)
+
+
+def _is_tflite(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == b"TFL3" or path.suffix == ".tflite"
+
+
+def _tflite(path: Path) -> SourceModel:
+    from bce.export.tflite_reader import read_tflite
+
+    found = read_tflite(path)
+    return SourceModel(path, sha256(path), "tflite", "unknown", "", found.weights, found.reference, found.notes)
