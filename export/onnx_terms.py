@@ -123,14 +123,16 @@ class _Translator:
                     b = replace(b, samples=1.0 / b.on_grid)
             return self.terms.binary("mul" if op in ("Mul", "Div") else "add", a, b)
         if isinstance(a, Tensor):
-            assert b is not None and not isinstance(b, Tensor)
+            assert isinstance(b, np.ndarray)
             b = b.astype(np.float64)
-            scale, shift = {"Mul": (b, 0), "Div": (1 / b, 0), "Sub": (1, -b)}.get(op, (1, b))
-            return self.terms.per_channel(a, scale, shift)
-        assert isinstance(b, Tensor) and a is not None
-        if op == "Div":
-            return None
-        return self.terms.per_channel(b, *{"Mul": (a, 0), "Sub": (-1, a)}.get(op, (1, a)))
+            if op in ("Mul", "Div"):
+                return self.terms.per_channel(a, b if op == "Mul" else 1.0 / b, 0.0)
+            return self.terms.per_channel(a, 1.0, -b if op == "Sub" else b)
+        assert isinstance(b, Tensor)
+        assert isinstance(a, np.ndarray)
+        if op == "Mul":
+            return self.terms.per_channel(b, a, 0.0)
+        return None if op == "Div" else self.terms.per_channel(b, -1.0 if op == "Sub" else 1.0, a)
 
     def on_Cast(self, node: onnx.NodeProto, attributes: dict[str, Any], x: Tensor) -> Result:
         to_float = helper.tensor_dtype_to_np_dtype(attributes["to"]).kind == "f"
@@ -189,7 +191,7 @@ class _Translator:
         pads, value, axes = (*more, None, None, None)[:3]
         if not isinstance(x, Tensor) or attributes.get("mode", b"constant") != b"constant":
             return None
-        if attributes.get("value", 0.0) or (value is not None and np.any(value)):
+        if attributes.get("value", 0.0) or isinstance(value, Tensor) or (value is not None and np.any(value)):
             return None
         flat = np.asarray(attributes["pads"] if pads is None else pads).tolist()
         which = range(len(x.layout)) if axes is None else [a % len(x.layout) for a in np.asarray(axes).tolist()]
@@ -271,7 +273,8 @@ class _Translator:
 
     def on_Expand(self, node: onnx.NodeProto, _: Any, x: Operand, shape: Operand) -> Result:
         # spread over a map only to be combined with one, which broadcasts by itself
-        return x if isinstance(x, Tensor) and len(x.layout) == np.size(shape) else None
+        known = isinstance(x, Tensor) and isinstance(shape, np.ndarray) and len(x.layout) == shape.size
+        return x if known else None
 
 
 def _matrix(array: NDArray[Any]) -> NDArray[Any]:

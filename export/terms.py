@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 ReduceKind = Literal["mean", "sum", "max", "l2"]
+Numbers = NDArray[np.float64] | float
 
 GRID = np.linspace(-9.0, 9.0, 64)
 """Where elementwise functions are sampled; it has no zero, so that ``x / x`` forms stay defined."""
@@ -46,7 +47,7 @@ _FUNCTIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 }
 
 
-def same_function(samples: NDArray[Any], expected: NDArray[np.float64], where: Any = slice(None)) -> bool:
+def same_function(samples: NDArray[Any], expected: NDArray[Any], where: Any = slice(None)) -> bool:
     """Whether samples on the grid are those of a function, to float32's precision."""
     return bool(np.allclose(samples[where], expected[where], rtol=2e-6, atol=1e-9))
 
@@ -212,7 +213,7 @@ class Terms:
         return x.term if x.samples is None else self._known.get((x.term, x.samples.tobytes(), str(x.samples.dtype)))
 
     def settled(self, x: Tensor) -> Tensor:
-        """The tensor with a collected factor and offset made part of its term, so that functions build on the result."""
+        """The tensor with a collected factor and offset made part of its term, for functions to build on."""
         if x.samples is None or _line(x.samples) is None:
             return x
         return Tensor(self.resolve(x), x.axes)
@@ -220,16 +221,16 @@ class Terms:
     def _function(self, term: Term, samples: NDArray[Any]) -> Term:
         line = _line(samples)
         if line is not None:
-            return self.affine(term, np.float64(line[0]), np.float64(line[1]))
+            return self.affine(term, *line)
         with np.errstate(all="ignore"):
             # an offset inside a sigmoid's decomposition belongs to the layer before it
             inner = _line(-np.log(1.0 / samples - 1.0)) if samples.dtype == np.float64 else None
         if inner is not None and inner[0] != 0.0:
-            term, samples = self.affine(term, np.float64(inner[0]), np.float64(inner[1])), _sigmoid(GRID)
+            term, samples = self.affine(term, *inner), _sigmoid(GRID)
             return self._one((term, "sigmoid"), lambda: Func((term,), samples))
         return Func((term,), samples)
 
-    def affine(self, term: Term, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Term:
+    def affine(self, term: Term, scale: Numbers, shift: Numbers) -> Term:
         """Factors and offsets per channel, joined with those that are there already."""
         if np.all(scale == 1.0) and not np.any(shift):
             return term
@@ -251,7 +252,9 @@ class Terms:
                 channels = [[size for label, size in axis if label.startswith("c")] for axis in x.layout]
                 array = array.reshape(array.shape[_leading_units(array.shape, len(channels)) :])
                 try:
-                    array = np.broadcast_to(array, [math.prod(sizes) for sizes in channels]).reshape(sum(channels, []))
+                    array = np.broadcast_to(array, [math.prod(sizes) for sizes in channels]).reshape(
+                        [n for sizes in channels for n in sizes]
+                    )
                 except ValueError:
                     return None
             arrays.append(array)
@@ -357,7 +360,8 @@ class Terms:
             kind, factor = "mean", GRID * math.prod(size for _, size in atoms)
         term = self.resolve(x)
         if isinstance(term, Reduce) and term.kind == kind and kind in ("mean", "max"):
-            (term,), over = term.inputs, over | term.over
+            over |= term.over
+            (term,) = term.inputs
         return Tensor(self._one((kind, over, term), lambda: Reduce((term,), kind, over)), left, factor)
 
     # --- layout ------------------------------------------------------------------------------------------------
@@ -387,7 +391,9 @@ class Terms:
             if filled != wanted:
                 return None
             axes.append(tuple(axis))
-        return None if atoms else replace(x, axes=tuple(axes))
+        if not axes or any(size != 1 for _, size in atoms):
+            return None
+        return replace(x, axes=(*axes[:-1], (*axes[-1], *atoms)))
 
     def opaque(self, operands: Sequence[Any], what: str) -> Tensor:
         """A step that terms do not know."""
