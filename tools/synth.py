@@ -23,7 +23,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -33,13 +32,22 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bce.engine.errors import OptionsError
 from bce.engine.score_files import row_id
 from bce.engine.taxonomy import Taxonomy
+from bce.tools.datasets import (
+    TAXONOMY,
+    TEST_LABELS,
+    TEST_SOUNDSCAPES,
+    TRAIN,
+    TRAIN_AUDIO,
+    TRAIN_LABELS,
+    TRAIN_SOUNDSCAPES,
+)
+from bce.tools.labels import COLUMNS as LABEL_COLUMNS
 from bce.tools.synth_scenes import (
     CHUNK_S,
     SEEN_SITES,
@@ -52,21 +60,14 @@ from bce.tools.synth_scenes import (
     make_world,
     render,
 )
-from bce.tools.synth_voices import MAX_SPECIES, MIN_SPECIES, SAMPLE_RATE
+from bce.tools.synth_voices import MAX_SPECIES, MIN_SPECIES
+from bce.tools.vorbis import encode_vorbis
 
 Split = Literal["Train", "Test"]
 
 ABOUT = "synth.json"
-TAXONOMY = "taxonomy.csv"
-TRAIN = "train.csv"
-TRAIN_AUDIO = "train_audio"
-TRAIN_SOUNDSCAPES = "train_soundscapes"
-TRAIN_LABELS = "train_soundscapes_labels.csv"
-TEST_SOUNDSCAPES = "test_soundscapes"
-TEST_LABELS = "test_labels.csv"
 SAMPLE_SUBMISSION = "sample_submission.csv"
 
-LABEL_COLUMNS = ("filename", "start", "end", "primary_label")
 TRAIN_COLUMNS = (
     "primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name",
     "class_name", "inat_taxon_id", "author", "license", "rating", "url", "filename", "collection",
@@ -174,8 +175,7 @@ def focal_clip(options: SynthOptions, species: int, index: int) -> tuple[FocalCl
     duration_s = round(min(CHUNK_S + rng.exponential(7), 30.0), 2)
     singers = draw_focal_singers(world, species, duration_s, rng)
     scene = render(world, site, int(rng.integers(24)), singers, duration_s, rng)
-    heard = scene.present.any(axis=0)
-    heard[species] = False
+    heard: NDArray[np.bool_] = np.any(scene.present, axis=0) & (np.arange(options.species) != species)
     rating = float(np.clip(round(11 - singers[0].distance_m / 2) / 2, 0.5, 5))
     filename = f"{kind.primary_label}/SYN{kind.inat_taxon_id}-{index + 1:03d}.ogg"
     return FocalClip(filename, species, _labels(world, heard), site.latitude, site.longitude, rating), scene
@@ -231,8 +231,8 @@ def write_dataset(
     made: dict[str, list[Soundscape | FocalClip]] = {folder.name: [] for folder, *_ in tasks}
     try:
         with tqdm(total=len(tasks), unit="file", disable=True if quiet else None) as bar:
-            for folder, result in _run(tasks, options.jobs):
-                made[folder].append(result)
+            for name, result in _run(tasks, options.jobs):
+                made[name].append(result)
                 bar.update()
     finally:
         _write_tables(root, world, made)
@@ -266,36 +266,6 @@ def _write_one(task: tuple[Path, SynthOptions, Split | int, int]) -> tuple[str, 
         made, scene = soundscape(options, what, index)
     _write(folder / made.filename, encode_vorbis(scene.samples))
     return folder.name, made
-
-
-def encode_vorbis(samples: NDArray[np.float32]) -> bytes:
-    """Ogg Vorbis, 32 kHz mono, with a fixed stream number so that equal samples give equal bytes."""
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS") as file:
-        # libsndfile's Vorbis encoder overflows its stack on long writes
-        for start in range(0, len(samples), SAMPLE_RATE):
-            file.write(samples[start : start + SAMPLE_RATE])
-    return _with_serial(buffer.getvalue(), 0)
-
-
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-
-
-def _with_serial(stream: bytes, serial: int) -> bytes:
-    """Give every page of an Ogg stream a serial number, and its checksum anew (RFC 3533, section 6)."""
-    pages, at = [], 0
-    while at < len(stream):
-        lacing = stream[at + 27 : at + 27 + stream[at + 26]]
-        end = at + 27 + len(lacing) + sum(lacing)
-        page = bytearray(stream[at:end])
-        page[14:18] = serial.to_bytes(4, "little")
-        page[22:26] = bytes(4)
-        # Ogg's CRC is zlib's read from the other end of each byte, without zlib's inversions
-        crc = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-        page[22:26] = crc.to_bytes(4, "big").translate(_REVERSED)
-        pages.append(page)
-        at = end
-    return b"".join(pages)
 
 
 def _clear(root: Path, force: bool) -> None:

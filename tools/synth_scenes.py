@@ -215,7 +215,7 @@ def render(
 
     Args:
         hour: UTC hour of the start; the night hums.
-        duration_s: length; chunks are of 5 s, a last shorter one included.
+        duration_s: length; at least 1 s.
     """
     n = round(duration_s * SAMPLE_RATE)
     background = make_background(site, hour, n, rng)
@@ -223,8 +223,8 @@ def render(
     for singer in singers:
         track = tracks.setdefault(singer.species, np.zeros(n, np.float32))
         _perform(track, world.species[singer.species].voice, singer, site, rng)
-    present = np.zeros((-(-n // (CHUNK_S * SAMPLE_RATE)), len(world.species)), bool)
     spectra = chunk_spectra(background)
+    present = np.zeros((len(spectra), len(world.species)), bool)
     for k, track in tracks.items():
         present[:, k] = audible(track, spectra, world.species[k].voice.band_hz)
     gain = 10 ** ((site.gain_db + rng.normal(0, 3)) / 20)
@@ -235,10 +235,13 @@ def render(
 
 
 def chunk_spectra(background: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean power in each FFT bin of each chunk: float32 [chunks, bins]; a chunk's sum is its mean square."""
+    """Mean power in each FFT bin of each chunk: float32 [chunks, bins]; a chunk's sum is its mean square.
+
+    As everywhere, a tail under 1 s makes no chunk.
+    """
     size = CHUNK_S * SAMPLE_RATE
     spectra = []
-    for start in range(0, len(background), size):
+    for start in range(0, len(background) - SAMPLE_RATE + 1, size):
         chunk = background[start : start + size]
         # every other segment is enough for a mean over 5 s
         segments = chunk[: len(chunk) // _SPECTRUM * _SPECTRUM].reshape(-1, _SPECTRUM)[::2]
@@ -265,7 +268,7 @@ def audible(
     noise = spectra[:, low : high + 1].sum(axis=1)
     frames = level_frames(track)
     per_chunk = CHUNK_S * SAMPLE_RATE // LEVEL_FRAME
-    frames = np.pad(frames, (0, len(noise) * per_chunk - len(frames))).reshape(-1, per_chunk)
+    frames = np.pad(frames, (0, per_chunk))[: len(noise) * per_chunk].reshape(-1, per_chunk)
     return np.sum(frames > noise[:, None] * 10 ** (AUDIBLE_DB / 10), axis=1) >= AUDIBLE_FRAMES
 
 

@@ -238,7 +238,8 @@ def sing(voice: Voice, individual: Individual, rng: np.random.Generator) -> NDAr
     (sounding,) = np.nonzero(x < 1.0)
     t, syllable, x = t[sounding], syllable[sounding], x[sounding]
 
-    start, end, bow = np.asarray(voice.notes).T[:, syllable % len(voice.notes)]
+    notes = np.asarray(voice.notes).T
+    start, end, bow = notes[:, 0] if len(voice.notes) == 1 else notes[:, syllable % len(voice.notes)]
     place = start + (end - start) * x + bow * 4 * x * (1 - x)
     pitch = (voice.low_hz + (voice.high_hz - voice.low_hz) * place) * individual.pitch
     pitch *= np.exp(0.008 * rng.standard_normal(count))[syllable]
