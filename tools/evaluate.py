@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,17 @@ class Matched:
     def sites(self) -> tuple[str, ...]:
         """The site of each row; "?" where the name does not tell."""
         return tuple(recording.site or "?" for recording in self.recordings)
+
+    def take(self, rows: NDArray[np.int64]) -> Matched:
+        """The same rows in another order."""
+        recordings = tuple(self.recordings[row] for row in rows)
+        return replace(
+            self,
+            scores=self.scores[rows],
+            present=self.present[rows],
+            recordings=recordings,
+            start_s=self.start_s[rows],
+        )
 
 
 def match(table: ScoreTable, labels: WindowLabels) -> Matched:

@@ -50,6 +50,11 @@ class WindowLabels:
     def sites(self) -> tuple[str | None, ...]:
         return tuple(recording.site for recording in self.recordings)
 
+    @property
+    def named_sites(self) -> tuple[str, ...]:
+        """The site of each window; "?" where the name does not tell."""
+        return tuple(recording.site or "?" for recording in self.recordings)
+
     @cached_property
     def hours(self) -> tuple[int | None, ...]:
         """The hour of day (UTC) in which each window starts."""

@@ -11,7 +11,7 @@ from bce.engine.priors import Shrinkage
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.evaluate import add_name_options, match, read_table, resample_count
 from bce.tools.labels import WindowLabels, name_rule, read_labels
-from bce.tools.prior_study import as_logits, as_markdown, fit_priors, study
+from bce.tools.prior_study import Judge, as_logits, as_markdown, fit_priors, study, study_unseen
 
 STRENGTHS = "0.1,0.3,0.5"
 
@@ -113,13 +113,17 @@ def _evaluate(
     if taxonomy is not None:
         groups = taxonomy_groups(taxonomy.select(matched.classes), options[0])
     kind = "probabilities, taken to logits" if as_logits(matched.scores)[1] else "logits"
-    found = study(matched, labels, groups, strengths, options[0].sigma, shrinkage, arguments.resamples)
+    judge = Judge.of(matched, arguments.resamples)
     smoothing = ", ".join(f"{level} {amount:g}" for level, amount in options[0].levels) if groups else "none"
+    every = study(judge, labels, groups, strengths, options[0].sigma, shrinkage)
+    unseen = study_unseen(judge, labels, groups, strengths, options[0].sigma, shrinkage)
     return [
         f"{len(matched.stems)} rows of {len(set(matched.stems))} recordings at {len(set(matched.sites))} sites; scores "
         f"are {kind}; tables from {len(labels.labels)} labelled windows less those held out",
         f"Gaussian sigma {options[0].sigma:g}; taxonomy {smoothing}; macro ROC-AUC [95 % bootstrap over recordings] "
         f"(interval of the gain over raw), {arguments.resamples} resamples",
         "",
-        *as_markdown(found),
+        *as_markdown("steps", ("one recording out", "one site out", "one site out, within sites"), every),
+        "",
+        *as_markdown("prior strength, one site unseen", ("prior", "all steps"), unseen),
     ]
