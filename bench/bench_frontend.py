@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from bce.engine.bundle import Preparation
 from bce.engine.frontend import Frontend, log_mel_reference
 from bce.engine.windows import SHIFT_SETS, plan_windows
 
@@ -13,7 +16,7 @@ STARTS = plan_windows(0, 12, SHIFT_SETS[5], len(SAMPLES)).starts.tolist()
 
 
 @pytest.mark.parametrize("preparation", ["none", "peak", "hoplite"])
-def test_minute_at_five_shifts(benchmark, preparation):
+def test_minute_at_five_shifts(benchmark: Any, preparation: Preparation) -> None:
     out = np.empty((500, 128), np.float32)
 
     def minute() -> None:
@@ -26,6 +29,6 @@ def test_minute_at_five_shifts(benchmark, preparation):
     benchmark.extra_info["windows"] = len(STARTS)
 
 
-def test_one_window_by_the_definition(benchmark):
+def test_one_window_by_the_definition(benchmark: Any) -> None:
     benchmark(log_mel_reference, SAMPLES[:160_000], "none")
     benchmark.extra_info["windows"] = 1
