@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -18,7 +18,7 @@ from bce.engine.frontend import Frontend
 from bce.engine.model import Features, Model
 from bce.engine.recordings import Recording, find_recordings
 from bce.engine.results import BlockResult, RecordingResult, StageSeconds
-from bce.engine.scheduler import Scheduler, Stop
+from bce.engine.scheduler import Pace, Scheduler, SteadyPace, Stop
 from bce.engine.windows import SHIFT_SETS, check_shifts, plan_windows
 
 FeaturesPer = Literal["chunk", "window"]
@@ -80,13 +80,13 @@ class Engine:
     def run(
         self,
         recordings: Sequence[Recording | str | os.PathLike[str]],
-        shifts_for: Callable[[Recording], tuple[float, ...]] | None = None,
+        pace: Pace | None = None,
     ) -> Iterator[RecordingResult]:
         """Yield one result per recording, in order, as they are done; memory is bounded.
 
         Args:
             recordings: recordings, or files and folders to find them in.
-            shifts_for: the shifts of a recording, asked when it is opened; default: the options' for all.
+            pace: decides on shifts as the run goes on; default: the options' shifts for all.
 
         Raises:
             OptionsError: a path is missing, or nothing is found.
@@ -98,7 +98,7 @@ class Engine:
         scheduler = Scheduler(
             given,
             self.compute,
-            shifts_for or (lambda _: self.options.shifts_s),
+            pace or SteadyPace(self.options.shifts_s),
             self.options.threads,
             self._stop,
             self.model.classes,
@@ -135,6 +135,7 @@ class Engine:
             logits,
             kept,
             plan.starts / self.bundle.manifest.sample_rate if self.options.features == "window" else np.empty(0),
+            shifts_s,
             len(plan.starts),
             StageSeconds(0.0, frontend_s, inference_s),
         )

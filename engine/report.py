@@ -56,7 +56,7 @@ class RunReport:
                 "reason": result.reason,
                 "rows": expected,
                 "filled": expected - computed,
-                "shifts_s": list(result.shifts_s),
+                "chunks_by_shifts": result.chunks_by_shifts,
                 "windows": result.windows,
                 "resampled_from": result.source_rate if result.source_rate != 32_000 else None,
                 "promised_s": result.promised_s,

@@ -41,7 +41,7 @@ class RecordingResult:
         promised_chunks: how many the file's header promises; None when it cannot be opened.
         features: by output name, [chunks, width] or [windows, width]; empty unless asked for.
         window_start_s: with features per window, the start of each window in seconds; else empty.
-        shifts_s: the shifts that were run, in seconds.
+        shifts: (chunks, shifts in seconds) of each audio block, in order.
         source_rate: sample rate of the file in Hz; None when it cannot be opened.
         promised_s: duration by the header; None when it cannot be opened.
         delivered_s: duration as decoded.
@@ -56,12 +56,20 @@ class RecordingResult:
     promised_chunks: int | None = None
     features: Features = field(default_factory=dict)
     window_start_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    shifts_s: tuple[float, ...] = ()
+    shifts: tuple[tuple[int, tuple[float, ...]], ...] = ()
     source_rate: int | None = None
     promised_s: float | None = None
     delivered_s: float = 0.0
     windows: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
+
+    @property
+    def chunks_by_shifts(self) -> dict[int, int]:
+        """How many chunks were run with how many shifts: {5: 12}."""
+        counts: dict[int, int] = {}
+        for chunks, shifts_s in self.shifts:
+            counts[len(shifts_s)] = counts.get(len(shifts_s), 0) + chunks
+        return counts
 
     @property
     def nbytes(self) -> int:
@@ -76,5 +84,6 @@ class BlockResult:
     logits: NDArray[np.float32]
     features: Features
     window_start_s: NDArray[np.float64]
+    shifts_s: tuple[float, ...]
     windows: int
     seconds: StageSeconds

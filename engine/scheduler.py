@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +22,52 @@ from bce.engine.recordings import Recording
 from bce.engine.results import BlockResult, RecordingResult, StageSeconds, Status
 
 Shifts = tuple[float, ...]
+
+
+class Pace(Protocol):
+    """Who decides how much is run. Called from several threads, one at a time."""
+
+    @property
+    def reach_s(self) -> float:
+        """The furthest that a shift may reach, in seconds: how much context an audio block needs."""
+
+    def opened(self, recording: Recording, promised_chunks: int | None) -> None:
+        """A recording's header has been read; None when it promises nothing."""
+
+    def shifts(self, recording: Recording, chunks: int) -> Shifts:
+        """The shifts of an audio block that begins now."""
+
+    def computed(self, recording: Recording, chunks: int, shifts_s: Shifts, windows: int) -> None:
+        """An audio block is done."""
+
+    def finished(self, recording: Recording) -> None:
+        """No more will come of a recording."""
+
+    def tick(self) -> None:
+        """Called a few times a second while the run lasts."""
+
+
+@dataclass(frozen=True)
+class SteadyPace:
+    """The same shifts for all, however long it takes."""
+
+    shifts_s: Shifts
+
+    @property
+    def reach_s(self) -> float:
+        return max(map(abs, self.shifts_s))
+
+    def opened(self, recording: Recording, promised_chunks: int | None) -> None: ...
+
+    def shifts(self, recording: Recording, chunks: int) -> Shifts:
+        return self.shifts_s
+
+    def computed(self, recording: Recording, chunks: int, shifts_s: Shifts, windows: int) -> None: ...
+
+    def finished(self, recording: Recording) -> None: ...
+
+    def tick(self) -> None: ...
+
 
 _PENDING_BYTES = 64 << 20
 """Finished results may wait for a slow earlier recording up to this size before workers pause."""
@@ -47,7 +94,6 @@ class _Job:
 
     index: int
     recording: Recording
-    shifts_s: Shifts
     reader: AudioReader | None = None
     decoding: bool = True
     exhausted: bool = False
@@ -64,7 +110,7 @@ class Scheduler:
     Args:
         recordings: in output order.
         compute: log-mel, features and logits of an audio block; called from worker threads.
-        shifts_for: the shifts of a recording, asked when it is opened.
+        pace: asked for the shifts of each audio block.
         threads: how many workers.
         stop: looked at before each audio block.
         classes: number of classes, for recordings without any row.
@@ -74,14 +120,14 @@ class Scheduler:
         self,
         recordings: Sequence[Recording],
         compute: Callable[[AudioBlock, Shifts], BlockResult],
-        shifts_for: Callable[[Recording], Shifts],
+        pace: Pace,
         threads: int,
         stop: Stop,
         classes: int,
     ) -> None:
         self._recordings = recordings
         self._compute = compute
-        self._shifts_for = shifts_for
+        self._pace = pace
         self._threads = threads
         self._stop = stop
         self._no_rows = np.empty((0, classes), np.float32)
@@ -108,6 +154,7 @@ class Scheduler:
     def _wait_for(self, index: int) -> RecordingResult:
         with self._changed:
             while True:
+                self._pace.tick()
                 if self._crash is not None:
                     raise self._crash
                 if index in self._finished:
@@ -117,7 +164,7 @@ class Scheduler:
                     return result
                 if self._stop.reason is not None:
                     if index >= self._next_index:
-                        return self._result(_Job(index, self._recordings[index], (), stopped=True))
+                        return self._result(_Job(index, self._recordings[index], stopped=True))
                     self._stop_open_jobs()
                     if index in self._finished:
                         continue
@@ -148,8 +195,7 @@ class Scheduler:
                         job.decoding = True
                         return job
                 if self._next_index < len(self._recordings) and self._pending_bytes < _PENDING_BYTES:
-                    recording = self._recordings[self._next_index]
-                    job = _Job(self._next_index, recording, self._shifts_for(recording))
+                    job = _Job(self._next_index, self._recordings[self._next_index])
                     self._next_index += 1
                     self._open.append(job)
                     return job
@@ -160,18 +206,23 @@ class Scheduler:
     def _step(self, job: _Job) -> None:
         """Decode one audio block of a job, let the reader go, and compute the block."""
         began = time.perf_counter()
+        opened = job.reader is not None
         block = self._decode(job)
         with self._changed:
+            if not opened:
+                self._pace.opened(job.recording, _promised_chunks(job.reader))
             job.decode_s += time.perf_counter() - began
             job.decoding = False
             job.exhausted = block is None or block.is_last
             job.in_flight += block is not None
             self._finish_if_done(job)
             self._changed.notify_all()
-        if block is None:
-            return
-        result = self._compute(block, job.shifts_s)
+            if block is None:
+                return
+            shifts_s = self._pace.shifts(job.recording, block.chunks)
+        result = self._compute(block, shifts_s)
         with self._changed:
+            self._pace.computed(job.recording, block.chunks, shifts_s, result.windows)
             job.blocks[block.first_chunk] = result
             job.in_flight -= 1
             self._finish_if_done(job)
@@ -180,7 +231,7 @@ class Scheduler:
     def _decode(self, job: _Job) -> AudioBlock | None:
         try:
             if job.reader is None:
-                job.reader = AudioReader(job.recording.path, max(map(abs, job.shifts_s)))
+                job.reader = AudioReader(job.recording.path, self._pace.reach_s)
             return next(job.reader, None)
         except AudioError as error:
             job.error = error.reason
@@ -200,6 +251,7 @@ class Scheduler:
         if job not in self._open or not job.exhausted or job.in_flight:
             return
         self._open.remove(job)
+        self._pace.finished(job.recording)
         if job.reader is not None:
             job.reader.close()
         result = self._result(job)
@@ -215,25 +267,28 @@ class Scheduler:
         status: Status = "ok"
         if reason is not None:
             status = "short_read" if blocks else "not_run" if job.stopped else "failed"
-        promised_s = None if reader is None else reader.promised_s
         return RecordingResult(
             recording=job.recording,
             status=status,
             reason=reason,
             logits=np.concatenate([self._no_rows, *(block.logits for block in blocks)]),
-            promised_chunks=None if promised_s is None else expected_chunks(promised_s),
+            promised_chunks=_promised_chunks(reader),
             features={
                 name: np.concatenate([block.features[name] for block in blocks])
                 for name in (blocks[0].features if blocks else ())
             },
             window_start_s=np.concatenate([np.empty(0), *(block.window_start_s for block in blocks)]),
-            shifts_s=job.shifts_s,
+            shifts=tuple((len(block.logits), block.shifts_s) for block in blocks),
             source_rate=None if reader is None else reader.source_rate,
-            promised_s=promised_s,
+            promised_s=None if reader is None else reader.promised_s,
             delivered_s=0.0 if reader is None else reader.delivered_s,
             windows=sum(block.windows for block in blocks),
             seconds=sum((block.seconds for block in blocks), StageSeconds(decode=job.decode_s)),
         )
+
+
+def _promised_chunks(reader: AudioReader | None) -> int | None:
+    return None if reader is None or reader.promised_s is None else expected_chunks(reader.promised_s)
 
 
 def _gapless(blocks: dict[int, BlockResult]) -> list[int]:

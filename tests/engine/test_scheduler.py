@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import soundfile
 from bce.engine.audio import AudioBlock
 from bce.engine.recordings import Recording
 from bce.engine.results import BlockResult, RecordingResult, StageSeconds
-from bce.engine.scheduler import Scheduler, Stop
+from bce.engine.scheduler import Scheduler, SteadyPace, Stop
 
 RATE = 32_000
 
@@ -29,11 +31,13 @@ def rows(block: AudioBlock) -> BlockResult:
     """A row per chunk: the recording's value, and which chunk it is."""
     chunks = np.arange(block.first_chunk, block.first_chunk + block.chunks, dtype=np.float32)
     values = np.full(block.chunks, block.samples[len(block.samples) // 8], np.float32)
-    return BlockResult(np.stack([values, chunks], axis=1), {}, np.empty(0), block.chunks, StageSeconds(inference=1.0))
+    return BlockResult(
+        np.stack([values, chunks], axis=1), {}, np.empty(0), (0.0,), block.chunks, StageSeconds(inference=1.0)
+    )
 
 
 def run(recordings: list[Recording], compute=lambda block, shifts: rows(block), **more) -> list[RecordingResult]:
-    options = {"shifts_for": lambda recording: (0.0,), "threads": 2, "stop": Stop(), "classes": 2} | more
+    options = {"pace": SteadyPace((0.0,)), "threads": 2, "stop": Stop(), "classes": 2} | more
     return list(Scheduler(recordings, compute, **options).results())
 
 
@@ -79,19 +83,42 @@ def test_short_recordings_use_all_threads(tmp_path: Path) -> None:
     assert len(run([write(tmp_path, f"r{i}", 5.0, 0.5) for i in range(6)], meet, threads=3)) == 6
 
 
-def test_shifts_are_asked_per_recording_and_reach_the_reader(tmp_path: Path) -> None:
-    recordings = [write(tmp_path, "a", 65.0, 0.1), write(tmp_path, "b", 65.0, 0.2)]
-    wanted = {"a": (0.0,), "b": (-2.0, 0.0, 2.0)}
-    seen: dict[tuple[float, ...], set[int]] = {}
+def test_the_pace_is_asked_per_block_and_told_what_happens(tmp_path: Path) -> None:
+    recordings = [write(tmp_path, "a", 125.0, 0.1), write(tmp_path, "b", 10.0, 0.2)]
+
+    class Slowing(SteadyPace):
+        reach_s = 2.0
+        left: ClassVar[list[tuple[float, ...]]] = [(-2.0, 0.0, 2.0), (0.0,), (-1.0, 1.0), (0.0,)]
+        told: ClassVar[list[tuple]] = []
+
+        def opened(self, recording: Recording, promised_chunks: int | None) -> None:
+            self.told.append(("opened", recording.stem, promised_chunks))
+
+        def shifts(self, recording: Recording, chunks: int) -> tuple[float, ...]:
+            return self.left.pop(0)
+
+        def computed(self, recording: Recording, chunks: int, shifts_s: tuple[float, ...], windows: int) -> None:
+            self.told.append(("computed", recording.stem, chunks, len(shifts_s), windows))
+
+        def finished(self, recording: Recording) -> None:
+            self.told.append(("finished", recording.stem))
+
+    seen: list[tuple[int, tuple[float, ...]]] = []
 
     def note(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
-        seen.setdefault(shifts, set()).add(block.start_sample)
-        return rows(block)
+        seen.append((block.start_sample, shifts))
+        return replace(rows(block), shifts_s=shifts)
 
-    results = run(recordings, note, shifts_for=lambda recording: wanted[recording.stem])
-    assert [r.shifts_s for r in results] == [(0.0,), (-2.0, 0.0, 2.0)]
-    assert seen[(0.0,)] == {0, 60 * RATE}
-    assert max(seen[(-2.0, 0.0, 2.0)]) <= 58 * RATE
+    results = run(recordings, note, pace=Slowing(()), threads=1)
+    # audio blocks begin as far before their chunks as shifts may reach
+    assert seen == [(0, (-2.0, 0.0, 2.0)), (58 * RATE, (0.0,)), (118 * RATE, (-1.0, 1.0)), (0, (0.0,))]
+    assert results[0].shifts == ((12, (-2.0, 0.0, 2.0)), (12, (0.0,)), (1, (-1.0, 1.0)))
+    assert results[0].chunks_by_shifts == {3: 12, 1: 12, 2: 1}
+    assert Slowing.told == [
+        ("opened", "a", 25), ("computed", "a", 12, 3, 12), ("computed", "a", 12, 1, 12), ("computed", "a", 1, 2, 1),
+        ("finished", "a"),
+        ("opened", "b", 2), ("computed", "b", 2, 1, 2), ("finished", "b"),
+    ]  # fmt: skip
 
 
 def test_a_bad_recording_costs_only_itself(tmp_path: Path) -> None:
@@ -198,7 +225,7 @@ def test_workers_pause_when_an_early_recording_holds_results_back(
             counted.append(1)
         return rows(block)
 
-    iterator = Scheduler(recordings, hold_the_first, lambda r: (0.0,), 2, Stop(), 2).results()
+    iterator = Scheduler(recordings, hold_the_first, SteadyPace((0.0,)), 2, Stop(), 2).results()
     threading.Timer(1.0, release.set).start()
     next(iterator)
     ahead = len(counted)
@@ -207,12 +234,11 @@ def test_workers_pause_when_an_early_recording_holds_results_back(
 
 
 def test_closing_the_iterator_ends_the_workers(tmp_path: Path) -> None:
-    before = threading.active_count()
     recordings = [write(tmp_path, f"r{i}", 60.0, 0.1) for i in range(6)]
-    iterator = Scheduler(recordings, lambda b, s: rows(b), lambda r: (0.0,), 2, Stop(), 2).results()
+    iterator = Scheduler(recordings, lambda b, s: rows(b), SteadyPace((0.0,)), 2, Stop(), 2).results()
     next(iterator)
     iterator.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    workers = [thread for thread in threading.enumerate() if thread.name.startswith("bce-worker")]
+    for worker in workers:
+        worker.join(10)
+    assert not any(worker.is_alive() for worker in workers)

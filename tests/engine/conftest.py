@@ -1,0 +1,49 @@
+"""Bundles and recordings for the engine's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.sounds import write_sound
+
+from bce.engine.bundle import Bundle
+
+
+@pytest.fixture(scope="session")
+def small_standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source of the same 26 blocks at a quarter of the width, with 12 classes: runs in a few milliseconds."""
+    pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
+    from bce.export.standin import write_standin
+
+    return write_standin(tmp_path_factory.mktemp("small") / "small.onnx", classes=12, width=0.3)
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_standin: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small source's bundle, with the classifier's own head."""
+    from bce.export.bundling import ExportOptions, export_bundle
+
+    folder = tmp_path_factory.mktemp("bundles")
+    labels = folder / "labels.csv"
+    labels.write_text("inat2024_fsd50k\n" + "".join(f"Genus{i // 3} species{i}\n" for i in range(12)))
+    return export_bundle(ExportOptions(small_standin, folder / "small", perch_labels=labels, head=("perch",)))
+
+
+@pytest.fixture(scope="session")
+def soundscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five recordings of different length, rate, format and channel count; names as BirdCLEF's."""
+    folder = tmp_path_factory.mktemp("soundscapes")
+    for number, (seconds, rate, channels, suffix) in enumerate(
+        [
+            (60.0, 32_000, 1, "ogg"),
+            (12.4, 48_000, 2, "flac"),
+            (61.2, 32_000, 1, "wav"),
+            (3.0, 22_050, 1, "wav"),
+            (75.0, 44_100, 1, "ogg"),
+        ],
+        start=1,
+    ):
+        name = f"BC2026_Test_{number:04}_S0{number}_20250227_{(number * 3) % 24:02}0002.{suffix}"
+        write_sound(folder / name, seconds, number, rate, channels)
+    return folder
