@@ -1,6 +1,6 @@
 """Post-processing of 600 recordings of a minute: the kernels beside the same steps in numpy and scipy.
 
-pytest bench/bench_postprocess.py --benchmark-enable --benchmark-group-by=group
+pytest bench/bench_postprocess.py --benchmark-only
 """
 
 from __future__ import annotations

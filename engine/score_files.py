@@ -147,7 +147,8 @@ class ScoreFile:
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         try:
             if self.path.suffix.lower() == ".parquet":
-                with pq.ParquetFile(self.path) as file:
+                # Buffering ahead keeps the whole file in memory.
+                with pq.ParquetFile(self.path, pre_buffer=False) as file:
                     yield from (
                         batch.select(columns)
                         for batch in file.iter_batches(batch_size=batch_rows(len(self.classes)), columns=columns)
