@@ -23,7 +23,7 @@ from bce.engine.windows import CHUNK_SAMPLES, SHIFT_SETS, plan_windows
 
 RECENT_S = 60.0
 """Speed is that of the last minute, so that a machine that slows down half-way is noticed."""
-MARGIN = 1.05
+MARGIN = 1.03
 """What is left is taken to last this much longer than predicted: the speed to come is not known."""
 RECOUNT_S = 0.5
 """What waits is counted this often: the list may be long."""

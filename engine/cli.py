@@ -82,6 +82,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--raw", action="store_true", help="no prior, no smoothing: the mean of the shifts as it is")
     add("--precision", default="fp32", help="which backbone of the bundle to run (default: fp32)")
+    add(
+        "--budget-minutes",
+        type=float,
+        metavar="M",
+        help="finish within M minutes of the start, with fewer shifts if need be",
+    )
+    add("--reserve-minutes", type=float, default=3.0, metavar="M", help="of the budget, kept for writing (default: 3)")
     add("--report", type=Path, metavar="JSON", help="write a report of the run")
     add("--quiet", action="store_true", help="no progress, no summary")
     add("--version", action="version", version=f"%(prog)s {metadata.version('bce')}")
@@ -144,6 +151,7 @@ def _bundle_path(args: argparse.Namespace) -> Path:
 
 
 def _options(args: argparse.Namespace) -> RunOptions:
+    from bce.engine.budget import BudgetOptions
     from bce.engine.pipeline import EngineOptions, usable_cpus
     from bce.engine.recordings import NameRule
     from bce.engine.run import RunOptions
@@ -170,6 +178,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
         postprocess=_postprocess(args),
         required=_required(args),
         priors=args.priors,
+        budget=None if args.budget_minutes is None else BudgetOptions(args.budget_minutes, args.reserve_minutes),
         quiet=args.quiet,
     )
 

@@ -67,15 +67,15 @@ class Engine:
         self.bundle = bundle
         self.options = options or EngineOptions()
         self.model = Model(bundle, self.options.precision)
-        self._stop = Stop()
+        self.stop_switch = Stop()
 
     def stop(self, reason: str, *, abandon: bool = False) -> None:
         """Take no further audio block. :meth:`run` then yields what is in flight and marks the rest "not_run".
 
         Safe to call from a signal handler or another thread. With ``abandon``, what is in flight is not waited for.
         """
-        self._stop.reason = reason
-        self._stop.abandon = abandon
+        self.stop_switch.reason = reason
+        self.stop_switch.abandon = abandon
 
     def run(
         self,
@@ -100,7 +100,7 @@ class Engine:
             self.compute,
             pace or SteadyPace(self.options.shifts_s),
             self.options.threads,
-            self._stop,
+            self.stop_switch,
             self.model.classes,
         )
         return scheduler.results()

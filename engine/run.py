@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.engine.budget import OUT_OF_TIME, Budget, BudgetOptions, Survey, process_began
 from bce.engine.bundle import PRIORS, Bundle
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.features import FeatureWriter
@@ -42,6 +43,7 @@ class RunOptions:
         postprocess: prior, Gaussian and taxonomy smoothing.
         required: post-processing steps that were asked for by name: without what they need the run is refused.
         priors: a site x hour table in place of the bundle's own.
+        budget: a deadline for the whole process; None takes the time it takes.
         quiet: no progress.
     """
 
@@ -54,6 +56,7 @@ class RunOptions:
     postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
     required: tuple[Step, ...] = ()
     priors: Path | None = None
+    budget: BudgetOptions | None = None
     quiet: bool = False
 
 
@@ -88,12 +91,19 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
 
     engine = Engine(bundle, options.engine)
     on_engine(engine)
+    survey = Survey(recordings)
+    pace = None
+    if options.budget is not None:
+        survey.start()
+        began_at = process_began()
+        shifts_s = options.engine.shifts_s
+        pace = Budget(options.budget, shifts_s, recordings, engine.stop_switch, promised=survey.chunks, began=began_at)
     progress = Progress(len(recordings), quiet=options.quiet)
     for line in steps:
         progress.say(line)
     with _outputs(engine, options, sample, report) as (scores_out, features_out):
-        for result in engine.run(recordings):
-            computed, missing = _split_rows(result, sample)
+        for result in engine.run(recordings, pace):
+            computed, missing = _split_rows(result, sample, survey)
             prior: Mapping[Basis, int] = {}
             if scores_out is not None and postprocessor is not None:
                 clock = time.perf_counter()
@@ -120,7 +130,7 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
 def _outputs(
     engine: Engine, options: RunOptions, sample: SampleSubmission | None, report: RunReport
 ) -> Iterator[tuple[ScoreWriter | None, FeatureWriter | None]]:
-    """The writers of a run, finished at the end whatever ended it: what is computed is written."""
+    """The writers of a run, finished whatever ended it: what is computed is written, and a whole run's gaps are filled."""
     bundle = engine.bundle
     scores = None if options.out is None else ScoreWriter(options.out, bundle.classes, sample)
     features = None
@@ -130,7 +140,7 @@ def _outputs(
     whole = False
     try:
         yield scores, features
-        whole = True
+        whole = sample is not None or engine.stop_switch.reason in (None, OUT_OF_TIME)
     finally:
         clock = time.perf_counter()
         if scores is not None:
@@ -193,17 +203,19 @@ def _compare(sample: SampleSubmission, recordings: Sequence[Recording]) -> list[
 
 
 def _split_rows(
-    result: RecordingResult, sample: SampleSubmission | None
+    result: RecordingResult, sample: SampleSubmission | None, survey: Survey
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """End seconds of a recording's rows: those that are computed, and those that are missing.
 
-    A recording that a stop kept from running misses nothing, unless a sample submission says what must be there.
+    After an interruption the table ends where the run did; a deadline's table and one with a sample submission are
+    complete.
     """
+    stem = result.recording.stem
     if sample is not None:
-        ends = sample.expected[result.recording.stem]
+        ends = sample.expected[stem]
     else:
-        promised = DEFAULT_CHUNKS if result.promised_chunks is None else result.promised_chunks
-        if result.status == "not_run":
+        promised = survey.chunks.get(stem, DEFAULT_CHUNKS) if result.promised_chunks is None else result.promised_chunks
+        if result.status == "not_run" and OUT_OF_TIME not in (result.reason or ""):
             promised = 0
         ends = np.arange(1, max(promised, len(result.logits)) + 1, dtype=np.int64) * CHUNK_S
     there = ends <= len(result.logits) * CHUNK_S
@@ -233,6 +245,7 @@ def _settings(options: RunOptions) -> dict[str, object]:
         "threads": options.engine.threads,
         "shifts_s": list(options.engine.shifts_s),
         "precision": options.engine.precision,
+        "budget": None if options.budget is None else asdict(options.budget),
         "postprocess": asdict(options.postprocess),
         "priors": None if options.priors is None else str(options.priors),
     }
