@@ -195,7 +195,7 @@ class _Graph:
         return self.add("Transpose", out, perm=[0, 2, 3, 1])
 
     def conv_norm(self, x: str, weights: ConvNorm, scope: str, conv: str, norm: str, **attributes: Any) -> str:
-        """A convolution with a bias, then Mul and Add: scale * (conv + bias) + beta with a part of the shift in each."""
+        """A convolution with a bias, then Mul and Add: scale * (conv + bias) + beta, a part of the shift in each."""
         scale, shift = weights.scale.astype(np.float64), weights.shift.astype(np.float64)
         bias = (self.rng.uniform(0.5, 1.2, shift.shape) * shift / np.where(scale == 0, 1, scale)).astype(np.float32)
         beta = shift - scale * bias
