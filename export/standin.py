@@ -115,9 +115,9 @@ def _initialise(backbone: Backbone, rng: np.random.Generator) -> None:
             assert isinstance(block, MBConv)
             norm = _norm(block.project)
             if block.residual:
-                norm.weight *= _RESIDUAL
+                norm.weight.mul_(_RESIDUAL)
             else:
-                norm.weight /= _GAIN
+                norm.weight.div_(_GAIN)
                 norm.bias.copy_(_normal(rng, norm.bias.shape, _OFFSET))
         head = _norm(backbone.head)
         head.bias.copy_(_normal(rng, head.bias.shape, _OFFSET))
@@ -282,7 +282,7 @@ def _pulses(rng: np.random.Generator) -> NDArray[np.float64]:
     """A tone switched on and off regularly, like crickets and alarms."""
     t = _time_s()
     gate = (t * rng.uniform(1.0, 40.0) % 1.0) < rng.uniform(0.1, 0.7)
-    return gate * np.sin(2 * np.pi * rng.uniform(300.0, 14_000.0) * t)
+    return gate.astype(np.float64) * np.sin(2 * np.pi * rng.uniform(300.0, 14_000.0) * t)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
