@@ -170,7 +170,7 @@ def export_source(source: SourceModel, options: ExportOptions, say: Say = lambda
             shutil.copyfile(options.priors, folder / PRIORS)
         candidate = Candidate(
             folder / BACKBONE,
-            source.weights.architecture,
+            source.weights,
             outputs,
             plan.preparation,
             plan.class_map,

@@ -119,24 +119,29 @@ def export_backbone(
     Raises:
         ExportError: the source has no classifier for ``label``, or the graph is not canonical.
     """
+    module, names = definition(weights, blocks, outputs, class_map)
+    model = torch_to_onnx(module, torch.zeros(2, FRAMES, MELS), [LOG_MEL], names)
+    check_canonical(model, weights, module)
+    save(model, path)
+    return names
+
+
+def definition(
+    weights: Weights, blocks: Sequence[int], outputs: Sequence[str], class_map: ClassMap | None = None
+) -> tuple[Outputs, tuple[str, ...]]:
+    """What :func:`export_backbone` exports, as a torch module, with the names of its outputs."""
     taps = tuple(blocks) if "blocks" in outputs else ()
     classifier: nn.Module | None = None
     if LABEL in outputs:
         if weights.prototypes is None:
             raise ExportError("the source has no classifier, so there is no output 'label'")
-        classifier = (
-            ProtoClassifier(weights.prototypes)
-            if class_map is None
-            else SlicedClassifier(weights.prototypes, class_map)
-        )
+        if class_map is None:
+            classifier = ProtoClassifier(weights.prototypes)
+        else:
+            classifier = SlicedClassifier(weights.prototypes, class_map)
     names = [weights.architecture.blocks[index].name for index in taps]
     names += [name for name in (EMBEDDING, LABEL) if name in outputs]
-    module = Outputs(weights, taps, EMBEDDING in outputs, classifier)
-    model = torch_to_onnx(module, torch.zeros(2, FRAMES, MELS), [LOG_MEL], names)
-    last = len(weights.architecture.blocks) - 1 if module.whole else max(taps)
-    check_canonical(model, weights, last, module.whole)
-    save(model, path)
-    return tuple(names)
+    return Outputs(weights, taps, EMBEDDING in outputs, classifier).eval(), tuple(names)
 
 
 def export_head(folds: Sequence[HeadCheckpoint], path: str | os.PathLike[str]) -> None:
@@ -239,20 +244,21 @@ def _is_map_mean(node: ir.Node) -> bool:
     )
 
 
-def check_canonical(model: ir.Model, weights: Weights, last: int, whole: bool) -> None:
+def check_canonical(model: ir.Model, weights: Weights, module: Outputs) -> None:
     """Refuse a graph that is not the canonical one: the right convolutions, gates and adds, and nothing between.
 
     Args:
         model: the exported backbone.
         weights: what it was made from.
-        last: the last block it should have.
-        whole: whether it goes on to the embedding.
+        module: what was exported.
 
     Raises:
         ExportError: naming the operator and the counts.
     """
-    blocks = weights.architecture.blocks[: last + 1]
-    swishes = 1 + sum(2 + (block.expand_ratio > 1) for block in blocks) + whole
+    blocks = weights.architecture.blocks
+    if not module.whole:
+        blocks = blocks[: max(module.taps) + 1]
+    swishes = 1 + sum(2 + (block.expand_ratio > 1) for block in blocks) + module.whole
     expected = {
         "Conv": swishes + 2 * len(blocks),
         "Sigmoid": swishes + len(blocks),
