@@ -152,7 +152,7 @@ class _Checkpoint:
             shapes = self.reader.get_variable_to_shape_map()
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             raise ExportError(
-                f"{CHECKPOINT}: cannot be read, it is cut short or damaged ({first_line(error)})"
+                f"{CHECKPOINT}: cannot be read, it is cut short or damaged ({telling_line(error)})"
             ) from None
         self.shapes = {name: tuple(shape) for name, shape in shapes.items() if name.endswith(_VALUE)}
         if not self.shapes:
@@ -213,7 +213,7 @@ class _Checkpoint:
             array = self.reader.get_tensor(name)
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             raise ExportError(
-                f"{what}: cannot be read, the file is cut short or damaged ({first_line(error)})"
+                f"{what}: cannot be read, the file is cut short or damaged ({telling_line(error)})"
             ) from None
         if array.dtype != np.float32:
             raise ExportError(f"{what}: expected float32, found {array.dtype}")
@@ -328,7 +328,7 @@ def _reference(
     except KeyError:
         raise CannotRun(f"has no signature '{SIGNATURE}'", folder) from None
     except (tf.errors.OpError, ValueError, TypeError, OSError) as error:
-        raise CannotRun(f"TensorFlow {tf.__version__} cannot run it here ({first_line(error)})", folder) from None
+        raise CannotRun(f"TensorFlow {tf.__version__} cannot run it here ({telling_line(error)})", folder) from None
     if "spectrogram" not in names or (blocks and "embedding" not in names):
         raise CannotRun("does not put out the log-mel and the embedding, nothing can be compared", folder)
     network = build(weights).double()
@@ -414,7 +414,7 @@ def tensorflow() -> Any:
     return tf
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message, without the dots at its end."""
-    text = str(getattr(error, "message", "") or error).strip()
-    return text.splitlines()[0].rstrip(". ") if text else type(error).__name__
+def telling_line(error: BaseException) -> str:
+    """The line of a library's message that says what is wrong: TensorFlow puts headings before and nodes after it."""
+    lines = [line for line in str(getattr(error, "message", "") or error).splitlines() if line[:1].strip()]
+    return lines[-1].rstrip(". ") if lines else type(error).__name__

@@ -32,6 +32,17 @@ class Quantization:
     zero: NDArray[np.int64]
     axis: int
 
+    def steps(self, rank: int) -> NDArray[np.float32]:
+        """The scale, to broadcast against a constant of a rank."""
+        return self._along(self.scale, rank)
+
+    def zeros(self, rank: int) -> NDArray[np.float32]:
+        """The zero point, to broadcast against a constant of a rank."""
+        return self._along(self.zero.astype(np.float32), rank)
+
+    def _along(self, array: NDArray[Any], rank: int) -> NDArray[Any]:
+        return array.reshape([-1 if axis == self.axis and array.size > 1 else 1 for axis in range(rank)])
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -224,11 +235,8 @@ def dequantised(info: TensorInfo) -> NDArray[Any]:
     assert info.stored is not None
     if info.quantization is None:
         return info.stored.astype(np.float32) if info.stored.dtype.kind == "f" else info.stored
-    q = info.quantization
-    along = [1] * info.stored.ndim
-    if len(q.scale) > 1:
-        along[q.axis] = -1
-    return (info.stored.astype(np.float32) - q.zero.astype(np.float32).reshape(along)) * q.scale.reshape(along)
+    rank = info.stored.ndim
+    return (info.stored.astype(np.float32) - info.quantization.zeros(rank)) * info.quantization.steps(rank)
 
 
 def _indices(array: Any) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from bce.export.architecture import FRAMES, MELS
 from bce.export.recognise import recognise
 from bce.export.taps import Taps, find_taps
 from bce.export.terms import LogMel, Tensor
-from bce.export.tflite_graph import EXTRA, Operator, TfliteGraph, dequantised
+from bce.export.tflite_graph import EXTRA, Operator, TensorInfo, TfliteGraph, dequantised
 from bce.export.tflite_terms import translate
 from bce.export.weights import Weights
 
@@ -162,24 +162,25 @@ def _losses(graph: TfliteGraph) -> list[str]:
     for kind, indices in graph.rounded.items():
         stored = [graph.tensors[i] for i in indices]
         count = sum(info.stored.size for info in stored if info.stored is not None)
-        # a rounding error is at most half a step, and evenly spread 1/sqrt(12) of it
-        if kind == "float16":
-            loss = "each to about 2e-4 of itself"
-        else:
-            worst = max(_rounding(info) for info in stored)
-            loss = f"up to relative L2 {worst:.1e} in a tensor; the file rounds activations too, the bundle does not"
-        lines.append(f"lossy source: {count:,} weights in {len(indices)} tensors are rounded to {kind}, {loss}")
+        errors = [_rounding(info) for info in stored]
+        lines.append(
+            f"lossy source: {count:,} weights in {len(indices)} tensors are rounded to {kind}, relative L2 about "
+            f"{np.median(errors):.0e} in most tensors, {max(errors):.0e} in the worst"
+        )
+        if kind == "int8":
+            lines.append("lossy source: the file rounds activations too when it runs, the bundle does not")
     return lines
 
 
-def _rounding(info: Any) -> float:
-    """Expected relative L2 error of a rounded constant."""
+def _rounding(info: TensorInfo) -> float:
+    """The relative L2 error to be expected of a rounded constant: errors are spread evenly over a step."""
+    assert info.stored is not None
     value = dequantised(info).astype(np.float64)
-    along = [1] * value.ndim
-    if len(info.quantization.scale) > 1:
-        along[info.quantization.axis] = -1
-    step = np.broadcast_to(info.quantization.scale.astype(np.float64).reshape(along), value.shape)
-    return float(np.linalg.norm(step) / np.sqrt(12.0) / np.linalg.norm(value))
+    if info.quantization is None:
+        step = np.spacing(np.abs(info.stored)).astype(np.float64)
+    else:
+        step = np.broadcast_to(info.quantization.steps(value.ndim).astype(np.float64), value.shape)
+    return float(np.linalg.norm(step) / np.sqrt(12.0) / max(float(np.linalg.norm(value)), 1e-30))
 
 
 def _interpreter(content: bytes, path: Path) -> Any:

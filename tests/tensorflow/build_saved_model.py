@@ -317,8 +317,9 @@ class PlainNetwork:
             y = tf.nn.conv2d(x, kernel, stride, "VALID")
         if bias is not None:
             return y + bias
-        # a factor that the converter cannot prove to be constant stays apart
-        return y * layer.scale + layer.shift
+        # the converter does not fold across a change of shape
+        apart = tf.reshape(y, (-1, y.shape[1] * y.shape[2], y.shape[3])) * layer.scale + layer.shift
+        return tf.reshape(apart, (-1, *y.shape[1:]))
 
 
 def as_hwio(matrix: np.ndarray) -> np.ndarray:
