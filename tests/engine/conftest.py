@@ -16,7 +16,7 @@ def small_standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
     from bce.export.standin import write_standin
 
-    return write_standin(tmp_path_factory.mktemp("small") / "small.onnx", classes=12, width=0.3)
+    return write_standin(tmp_path_factory.mktemp("small") / "small.onnx", classes=12, width=0.3, seed=1)
 
 
 @pytest.fixture(scope="session")

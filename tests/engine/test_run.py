@@ -22,7 +22,7 @@ from bce.engine.run import RunOptions, infer
 from bce.engine.scores import read_scores
 
 RAW = PostprocessOptions.raw()
-EXPECTED_CHUNKS = [12, 2, 13, 1, 15]
+EXPECTED_CHUNKS = [12, 3, 13, 1, 15]
 
 
 def options(

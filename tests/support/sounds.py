@@ -25,5 +25,8 @@ def sound(seconds: float, seed: int, rate: int = RATE, channels: int = 1) -> np.
 def write_sound(path: Path, seconds: float, seed: int, rate: int = RATE, channels: int = 1) -> Path:
     """Write :func:`sound` in the format of the path's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, sound(seconds, seed, rate, channels), rate)
+    samples = sound(seconds, seed, rate, channels)
+    with soundfile.SoundFile(path, "w", rate, channels) as file:
+        for start in range(0, len(samples), rate):  # libsndfile's Vorbis encoder overflows its stack on long writes
+            file.write(samples[start : start + rate])
     return path
