@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from bce.engine.audio import BLOCK_CHUNKS, AudioReader, expected_chunks
 from bce.engine.errors import AudioError, OptionsError
 from bce.engine.recordings import Recording
-from bce.engine.scheduler import Shifts, Stop
+from bce.engine.scheduler import THREAD_PREFIX, Shifts, Stop
 from bce.engine.windows import CHUNK_SAMPLES, SHIFT_SETS, plan_windows
 
 RECENT_S = 60.0
@@ -84,7 +84,7 @@ class Survey:
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self.chunks: dict[str, int] = {}
         self._recordings = recordings
-        self._thread = threading.Thread(target=self._read, name="bce-survey", daemon=True)
+        self._thread = threading.Thread(target=self._read, name=f"{THREAD_PREFIX}survey", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

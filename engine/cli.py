@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -98,14 +99,27 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     args = parser().parse_args(arguments)
+    code = 2
     try:
-        return _run(args)
+        code = _run(args)
     except BceError as error:
         print(f"bce-infer: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("bce-infer: interrupted", file=sys.stderr)
-        return 130
+        code = 130
+    _leave_hanging_threads(code)
+    return code
+
+
+def _leave_hanging_threads(code: int) -> None:
+    """End the process at once if a thread of the engine still hangs in a reader or in the network.
+
+    Everything is written by then. Python's own way out would tear such a thread out of its C code and abort.
+    """
+    if any(thread.name.startswith("bce-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -219,7 +233,7 @@ def _required(args: argparse.Namespace) -> tuple[Step, ...]:
 
 
 class _Interrupts:
-    """Ctrl-C and SIGTERM: the first ends the run in good order, the second at once."""
+    """Ctrl-C and SIGTERM: the first finishes what is in flight, the second does not."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.name: str | None = None
@@ -232,8 +246,11 @@ class _Interrupts:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.name is not None or self._engine is None:
+        if self._engine is None:
             raise KeyboardInterrupt
+        if self.name is not None:
+            self._engine.stop(f"interrupted by {self.name}", abandon=True)
+            return
         self.name = signal.Signals(number).name
         self._engine.stop(f"interrupted by {self.name}")
         self._say("stopping: what is in flight is finished and written; once more to stop at once")

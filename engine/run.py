@@ -130,7 +130,7 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
 def _outputs(
     engine: Engine, options: RunOptions, sample: SampleSubmission | None, report: RunReport
 ) -> Iterator[tuple[ScoreWriter | None, FeatureWriter | None]]:
-    """The writers of a run, finished whatever ended it: what is computed is written, and a whole run's gaps are filled."""
+    """The writers of a run, finished whatever ended it; the gaps of a run that was not interrupted are filled."""
     bundle = engine.bundle
     scores = None if options.out is None else ScoreWriter(options.out, bundle.classes, sample)
     features = None

@@ -71,6 +71,8 @@ class SteadyPace:
 
 _PENDING_BYTES = 64 << 20
 """Finished results may wait for a slow earlier recording up to this size before workers pause."""
+THREAD_PREFIX = "bce-"
+"""Of the names of all threads that the engine starts."""
 _POLL_S = 0.2
 """How soon a stop that was asked for from a signal handler is seen."""
 
@@ -141,8 +143,12 @@ class Scheduler:
 
     def results(self) -> Iterator[RecordingResult]:
         """Yield one result per recording, in order. Closing the iterator ends the workers after their block."""
-        for number in range(self._threads):
-            threading.Thread(target=self._work, name=f"bce-worker-{number}", daemon=True).start()
+        workers = [
+            threading.Thread(target=self._work, name=f"{THREAD_PREFIX}worker-{number}", daemon=True)
+            for number in range(self._threads)
+        ]
+        for worker in workers:
+            worker.start()
         try:
             for index in range(len(self._recordings)):
                 yield self._wait_for(index)
@@ -150,6 +156,8 @@ class Scheduler:
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
+            for worker in workers if not self._stop.abandon else ():
+                worker.join()
 
     def _wait_for(self, index: int) -> RecordingResult:
         with self._changed:

@@ -389,7 +389,7 @@ def test_sounds_of_the_fixture_differ() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(OptionsError, match="threads is 0"):
         EngineOptions(threads=0)
-    with pytest.raises(OptionsError, match="10 ms|0.01"):
+    with pytest.raises(OptionsError, match=r"0\.01"):
         EngineOptions(shifts_s=(0.0055,))
     with pytest.raises(OptionsError, match="features"):
         replace(EngineOptions(), features="row")  # type: ignore[arg-type]
