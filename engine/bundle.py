@@ -28,7 +28,7 @@ SAMPLE_RATE = 32_000
 WINDOW_S = 5.0
 
 Preparation = Literal["none", "peak", "hoplite"]
-HeadKind = Literal["none", "perch", "attention", "scalar_mix"]
+HeadKind = Literal["none", "perch", "attention", "scalar_mix", "tensorflow"]
 
 
 @dataclass(frozen=True)

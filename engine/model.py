@@ -47,7 +47,7 @@ class Model:
         self.head_kind = manifest.head.kind
         self.classes = len(bundle.classes)
         self._head = None
-        if self.head_kind in ("attention", "scalar_mix"):
+        if self.head_kind not in ("none", "perch"):
             self._head = _session(bundle.path / HEAD)
             self._head_inputs = [node.name for node in self._head.get_inputs()]
             missing = [name for name in self._head_inputs if name not in self.outputs]

@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import get_args
@@ -26,17 +26,18 @@ from bce.engine.bundle import (
     Source,
     sha256,
 )
-from bce.engine.errors import BundleError, OptionsError
+from bce.engine.errors import BundleError, ExportError, OptionsError
 from bce.engine.priors import Priors
 from bce.engine.taxonomy import LABEL as LABEL_COLUMN
 from bce.engine.taxonomy import SCIENTIFIC_NAME, Taxonomy
-from bce.export.check_audio import check_inputs
+from bce.export.check_audio import CheckInput, check_inputs
 from bce.export.classes import ClassMap, all_classes, map_classes, numbered_names, read_perch_labels
 from bce.export.download import resolve
 from bce.export.graph import EMBEDDING, LABEL, export_backbone, export_head
-from bce.export.heads import HeadCheckpoint, agreeing_folds, first_difference, load_checkpoint
-from bce.export.parity import Candidate, ParityReport, prove
-from bce.export.sources import SourceModel, read_source
+from bce.export.heads import HeadCheckpoint, agreeing_folds, first_difference
+from bce.export.parity import Candidate, Limits, ParityReport, prove
+from bce.export.sources import CannotRun, Reference, SourceModel, read_source
+from bce.export.tf_heads import load_head
 
 BACKBONE = "backbone.onnx"
 PERCH_HEAD = "perch"
@@ -64,6 +65,7 @@ class ExportOptions:
         preparation: of every window; None for the trained head's, else "none".
         priors: a table of site and hour to go into the bundle.
         check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
+        check_against: another published form of the same model whose numbers are the proof; None for the source's own.
         force: replace a bundle that is there.
     """
 
@@ -77,6 +79,7 @@ class ExportOptions:
     preparation: Preparation | None = None
     priors: str | os.PathLike[str] | None = None
     check_audio: tuple[str | os.PathLike[str], ...] = ()
+    check_against: str | os.PathLike[str] | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -138,23 +141,43 @@ def export_bundle(options: ExportOptions, say: Say = lambda line: None) -> Bundl
         ExportError: the source cannot be converted.
         ParityError: the bundle does not give the source's numbers; nothing was written.
     """
-    _check_place(Path(options.out), options.force)
-    source = read_source(resolve(options.perch))
-    return export_source(source, options, say)
+    given = _gather(options)
+    say(f"reading {options.perch}")
+    return _export(read_source(resolve(options.perch)), options, given, say)
 
 
 def export_source(source: SourceModel, options: ExportOptions, say: Say = lambda line: None) -> Bundle:
     """:func:`export_bundle` for a source that has been read already; ``options.perch`` is not looked at."""
+    return _export(source, options, _gather(options), say)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the user gave beside the source, read and checked before the slow part starts."""
+
+    folds: tuple[HeadCheckpoint, ...]
+    taxonomy: Taxonomy | None
+    inputs: list[CheckInput]
+
+
+def _gather(options: ExportOptions) -> _Given:
+    _check_place(Path(options.out), options.force)
+    if options.priors is not None:
+        Priors.load(options.priors)
+    return _Given(
+        tuple(load_checkpoint(path) for path in options.head) if options.trained else (),
+        None if options.taxonomy is None else Taxonomy.read(options.taxonomy),
+        check_inputs(options.check_audio),
+    )
+
+
+def _export(source: SourceModel, options: ExportOptions, given: _Given, say: Say) -> Bundle:
     out = Path(options.out)
-    _check_place(out, options.force)
-    folds = tuple(load_checkpoint(path) for path in options.head) if options.trained else ()
-    taxonomy = None if options.taxonomy is None else Taxonomy.read(options.taxonomy)
-    priors = None if options.priors is None else Priors.load(options.priors)
-    inputs = check_inputs(options.check_audio)
+    folds = given.folds
     say(f"read {source.path.name}: {_described(source)}")
     if source.notice:
         say(f"notice: {source.notice}")
-    plan = _plan(options, source, taxonomy, folds)
+    plan = _plan(options, source, given.taxonomy, folds)
     for line in _plan_lines(options, plan):
         say(line)
     with _beside(out) as folder:
@@ -165,8 +188,7 @@ def export_source(source: SourceModel, options: ExportOptions, say: Say = lambda
             say(f"wrote {HEAD}: {_size(folder / HEAD)}, {len(folds)} fold{'s' * (len(folds) > 1)} averaged")
         if plan.classes is not None:
             plan.classes.write(folder / CLASSES)
-        if priors is not None:
-            assert options.priors is not None
+        if options.priors is not None:
             shutil.copyfile(options.priors, folder / PRIORS)
         candidate = Candidate(
             folder / BACKBONE,
@@ -178,10 +200,11 @@ def export_source(source: SourceModel, options: ExportOptions, say: Say = lambda
             folder / HEAD if folds else None,
             folds,
         )
-        reference = source.reference(
-            plan.blocks if BLOCKS in options.outputs else (), [name for name in outputs if name in OUTPUTS]
-        )
-        report = prove(candidate, reference, inputs, source.path.name)
+        blocks = plan.blocks if BLOCKS in options.outputs else ()
+        against, reference = _reference(options, source, blocks, [name for name in outputs if name in OUTPUTS], say)
+        report = prove(candidate, reference, inputs, against.path.name, Limits.between(source, against))
+        notes = (*source.notes, *getattr(reference, "notes", ()))
+        report = replace(report, structure=(*notes, *report.structure))
         for line in parity_lines(report):
             say(line)
         report.require()
@@ -194,6 +217,26 @@ def export_source(source: SourceModel, options: ExportOptions, say: Say = lambda
     total = sum(file.stat().st_size for file in out.iterdir())
     say(f"wrote {out}: {total / 1e6:.1f} MB")
     return bundle
+
+
+def _reference(
+    options: ExportOptions, source: SourceModel, blocks: Sequence[int], outputs: Sequence[str], say: Say
+) -> tuple[SourceModel, Reference | None]:
+    """The file whose numbers are the proof, and how to run it; None where the source cannot run here."""
+    if options.check_against is None:
+        try:
+            return source, source.reference(blocks, outputs)
+        except CannotRun as error:
+            say(f"parity: {error}; --check-against OTHER_FILE proves it with another published form")
+            return source, None
+    against = read_source(resolve(options.check_against))
+    found, expected = (
+        (model.weights.architecture, model.weights.prototypes and model.weights.prototypes.classes)
+        for model in (against, source)
+    )
+    if found != expected:
+        raise ExportError(f"is another network than {source.path.name}: it cannot prove it", against.path)
+    return against, against.reference(blocks, outputs)
 
 
 def _check_place(out: Path, force: bool) -> None:

@@ -26,7 +26,12 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done; 2 wrong use or a source that does not convert; 1 anything else.",
     )
     add = parser.add_argument
-    add("--perch", metavar="FILE_OR_NAME", help="an ONNX file, or perch_v2 or perch_v2_no_dft to download it")
+    add(
+        "--perch",
+        metavar="FILE_OR_NAME",
+        help="an ONNX or TFLite file, a SavedModel folder, or the name of a published one to download "
+        "(perch_v2, perch_v2_no_dft, kaggle:perch_v2_cpu, kaggle:perch_v2)",
+    )
     add("--perch-labels", type=Path, metavar="CSV", help="the published model's labels.csv")
     add("--taxonomy", type=Path, metavar="CSV", help="the classes to keep, with BirdCLEF's columns")
     add(
@@ -34,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="perch|CHECKPOINT",
-        help="'perch' for Perch's own classifier, or the checkpoints of a trained head's folds",
+        help="'perch' for Perch's own classifier, or the folds of a trained head: checkpoints, or Keras, SavedModel or "
+        "TFLite heads",
     )
     add(
         "--blocks",
@@ -45,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
     add("--preparation", help="of each window: none, peak or hoplite (default: the head's, else none)")
     add("--priors", type=Path, metavar="NPZ", help="a site and hour table to put into the bundle")
     add("--check-audio", nargs="+", default=(), type=Path, metavar="PATH", help="recordings to compare on")
+    add(
+        "--check-against",
+        metavar="FILE_OR_NAME",
+        help="another published form of the same model to compare with, for one that cannot run here",
+    )
     add("--out", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add("--force", action="store_true", help="replace the bundle that is there")
     add("--info", type=Path, metavar="BUNDLE", help="describe a bundle and its proof, and do nothing else")
@@ -92,6 +103,7 @@ def _export(args: argparse.Namespace) -> None:
         preparation=args.preparation,
         priors=args.priors,
         check_audio=tuple(args.check_audio),
+        check_against=args.check_against,
         force=args.force,
     )
     export_bundle(options, lambda line: print(line, flush=True))

@@ -29,6 +29,7 @@ from bce.export.architecture import FRAMES, MELS
 from bce.export.backbone import ProtoClassifier, build, folded, pooled
 from bce.export.classes import NO_SIGNAL, ClassMap
 from bce.export.heads import FoldMean, HeadCheckpoint
+from bce.export.tf_heads import TensorFlowHead, mean_head
 from bce.export.weights import Prototypes, Weights
 
 OPSET = 18
@@ -151,6 +152,10 @@ def export_head(folds: Sequence[HeadCheckpoint], path: str | os.PathLike[str]) -
         folds: of one head, see :func:`bce.export.heads.agreeing_folds`; their logits are averaged.
         path: where the ONNX file goes.
     """
+    heads = [fold.head for fold in folds if isinstance(fold.head, TensorFlowHead)]
+    if heads:
+        Path(path).write_bytes(mean_head(heads).SerializeToString())
+        return
     example = tuple(torch.zeros(2, width) for width in folds[0].blocks.values())
     module = FoldMean([fold.head for fold in folds])
     save(torch_to_onnx(module, example, list(folds[0].blocks), [LOGITS]), path)

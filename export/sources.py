@@ -63,6 +63,7 @@ class SourceModel:
         weights: checked by :func:`bce.export.weights.check`.
         runner: what :meth:`reference` calls; each reader gives its own.
         notes: what the proof of a bundle should say of this source, a line each.
+        lossy: whether its weights were rounded to fewer bits than the published ones.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class SourceModel:
     weights: Weights
     runner: Runner = field(default=_cannot_run, repr=False, compare=False)
     notes: tuple[str, ...] = ()
+    lossy: bool = False
 
     def reference(self, blocks: Sequence[int], outputs: Sequence[str] = ()) -> Reference | None:
         """The source itself, ready to run, or None when its form cannot run here.
@@ -134,4 +136,5 @@ def _tflite(path: Path) -> SourceModel:
     from bce.export.tflite_reader import read_tflite
 
     found = read_tflite(path)
-    return SourceModel(path, sha256(path), "tflite", "unknown", "", found.weights, found.reference, found.notes)
+    notes, lossy = found.notes, bool(found.notes)
+    return SourceModel(path, sha256(path), "tflite", "unknown", "", found.weights, found.reference, notes, lossy)

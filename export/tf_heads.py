@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -25,6 +25,7 @@ from onnx import compose, helper, numpy_helper
 
 from bce.engine.bundle import Preparation
 from bce.engine.errors import BceError, ExportError, OptionsError, ParityError
+from bce.export.heads import Head, HeadCheckpoint, load_checkpoint
 from bce.export.saved_model_reader import SIGNATURE, telling_line, tensorflow
 
 LOGITS = "logits"
@@ -140,18 +141,23 @@ def mean_head(heads: Sequence[TensorFlowHead]) -> onnx.ModelProto:
     return model
 
 
-def checked_head(head: TensorFlowHead, labels: Sequence[str] | None, preparation: Preparation | None) -> None:
-    """Refuse what the file itself cannot say and nobody said.
+def load_head(path: str, labels: tuple[str, ...] | None, preparation: Preparation | None) -> HeadCheckpoint:
+    """A trained head of any kind: a checkpoint, or TensorFlow's with the classes and the preparation that it lacks.
 
     Raises:
-        OptionsError: the classes or the preparation are missing, or the number of classes is another.
+        ExportError: the head cannot be read or converted.
+        OptionsError: it is TensorFlow's and the classes or the preparation are missing, or are not as many.
     """
+    if not is_tensorflow_head(Path(path)):
+        return load_checkpoint(path)
     if labels is None:
-        raise OptionsError("does not say its classes: give --taxonomy with them, in the order of its logits", head.path)
+        raise OptionsError("does not say its classes: give --taxonomy with them, in the order of its logits", path)
     if preparation is None:
-        raise OptionsError("does not say how its windows were prepared: give --preparation", head.path)
+        raise OptionsError("does not say how its windows were prepared: give --preparation", path)
+    head = load_tensorflow_head(path)
     if len(labels) != head.classes:
-        raise OptionsError(f"gives {head.classes} logits, the taxonomy has {len(labels)} classes", head.path)
+        raise OptionsError(f"gives {head.classes} logits, the taxonomy has {len(labels)} classes", path)
+    return HeadCheckpoint(cast(Head, head), labels, head.blocks, preparation, path=path)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------
