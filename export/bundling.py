@@ -164,11 +164,10 @@ def _gather(options: ExportOptions) -> _Given:
     _check_place(Path(options.out), options.force)
     if options.priors is not None:
         Priors.load(options.priors)
-    return _Given(
-        tuple(load_checkpoint(path) for path in options.head) if options.trained else (),
-        None if options.taxonomy is None else Taxonomy.read(options.taxonomy),
-        check_inputs(options.check_audio),
-    )
+    taxonomy = None if options.taxonomy is None else Taxonomy.read(options.taxonomy)
+    labels = None if taxonomy is None else taxonomy.labels
+    folds = tuple(load_head(path, labels, options.preparation) for path in options.head) if options.trained else ()
+    return _Given(folds, taxonomy, check_inputs(options.check_audio))
 
 
 def _export(source: SourceModel, options: ExportOptions, given: _Given, say: Say) -> Bundle:
@@ -202,7 +201,7 @@ def _export(source: SourceModel, options: ExportOptions, given: _Given, say: Say
         )
         blocks = plan.blocks if BLOCKS in options.outputs else ()
         against, reference = _reference(options, source, blocks, [name for name in outputs if name in OUTPUTS], say)
-        report = prove(candidate, reference, inputs, against.path.name, Limits.between(source, against))
+        report = prove(candidate, reference, given.inputs, against.path.name, Limits.between(source, against))
         notes = (*source.notes, *getattr(reference, "notes", ()))
         report = replace(report, structure=(*notes, *report.structure))
         for line in parity_lines(report):
