@@ -69,7 +69,7 @@ class ExportOptions:
         force: replace a bundle that is there.
     """
 
-    perch: str | os.PathLike[str]
+    perch: str | Path
     out: str | os.PathLike[str]
     perch_labels: str | os.PathLike[str] | None = None
     taxonomy: str | os.PathLike[str] | None = None
@@ -79,7 +79,7 @@ class ExportOptions:
     preparation: Preparation | None = None
     priors: str | os.PathLike[str] | None = None
     check_audio: tuple[str | os.PathLike[str], ...] = ()
-    check_against: str | os.PathLike[str] | None = None
+    check_against: str | Path | None = None
     force: bool = False
 
     def __post_init__(self) -> None:

@@ -101,6 +101,7 @@ class Head(nn.Module):
     def fit(self, features: Sequence[Tensor]) -> None:
         """Set the standardisation from the training features, one tensor [n, width] per block."""
         for module, block_features in zip(self.standardise, features, strict=True):
+            assert isinstance(module, Standardise)
             module.fit(block_features)
 
     def standardised(self, features: Sequence[Tensor]) -> list[Tensor]:
