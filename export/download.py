@@ -36,6 +36,17 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 
+_KAGGLE = "google/bird-vocalization-classifier/tensorFlow2/"
+
+KAGGLE: dict[str, str] = {
+    "kaggle:perch_v2_cpu": _KAGGLE + "perch_v2_cpu/1",
+    "kaggle:perch_v2": _KAGGLE + "perch_v2/2",
+}
+"""The SavedModels on Kaggle, each at one version. Kaggle publishes no SHA-256 of their files: a bundle records those
+that came."""
+
+NAMES = (*PUBLISHED, *KAGGLE)
+
 
 def cache_folder() -> Path:
     """Where downloaded files are kept: ``$BCE_CACHE``, else the user's cache folder."""
@@ -75,6 +86,30 @@ def fetch(name: str) -> Path:
         logger.setLevel(level)
 
 
+def fetch_kaggle(name: str) -> Path:
+    """The folder of a SavedModel from Kaggle, downloaded to kagglehub's cache unless it is there already.
+
+    Raises:
+        ExportError: kagglehub is not installed, there is no network, or Kaggle wants credentials.
+    """
+    handle = KAGGLE[name]
+    page, _, version = handle.rpartition("/")
+    by_hand = (
+        f"download version {version} from https://www.kaggle.com/models/{page} elsewhere, unpack it, and pass the "
+        f"folder instead of '{name}'"
+    )
+    try:
+        import kagglehub
+    except ImportError:
+        raise ExportError(f"needs kagglehub (pip install 'bce[tensorflow]'), or {by_hand}", name) from None
+    try:
+        return Path(kagglehub.model_download(handle))
+    except Exception as error:  # requests' errors, kagglehub's errors, OSError: all mean that the folder did not come
+        offline = "Max retries" in str(error) or isinstance(error, ConnectionError)
+        text = "no connection to Kaggle" if offline else (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(f"cannot be downloaded ({text}); {by_hand}", name) from None
+
+
 def resolve(name_or_path: str | Path) -> Path:
     """A source's path: the path itself where it exists, else the published file of that name.
 
@@ -86,4 +121,6 @@ def resolve(name_or_path: str | Path) -> Path:
         return path
     if str(name_or_path) in PUBLISHED:
         return fetch(str(name_or_path))
-    raise ExportError(f"does not exist, and is none of the published names {', '.join(PUBLISHED)}", name_or_path)
+    if str(name_or_path) in KAGGLE:
+        return fetch_kaggle(str(name_or_path))
+    raise ExportError(f"does not exist, and is none of the published names {', '.join(NAMES)}", name_or_path)

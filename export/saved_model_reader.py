@@ -32,9 +32,8 @@ SIGNATURE = "serving_default"
 EXTRA = "pip install 'bce[tensorflow]'"
 
 REBUILT_RELATIVE_L2 = 1e-3
-"""What the embedding of the network rebuilt in float64 may differ from the module's float32 one, on the module's own
-log-mel. Rounding gives about 1e-5 and up to 1e-4 on silence; another activation, padding or order of the variables
-gives more than 1e-2."""
+"""What the embedding of the rebuilt network may differ from the module's, on the module's own log-mel. Rounding gives
+about 1e-5 and up to 2e-4 on silence; another activation, padding or order of the variables gives more than 1e-2."""
 PROTOTYPE_EPSILON = 1e-5
 """Added to the length of a prototype before division (chirp ``heads.ProtoPNetHead``)."""
 
@@ -331,7 +330,7 @@ def _reference(
         raise CannotRun(f"TensorFlow {tf.__version__} cannot run it here ({telling_line(error)})", folder) from None
     if "spectrogram" not in names or (blocks and "embedding" not in names):
         raise CannotRun("does not put out the log-mel and the embedding, nothing can be compared", folder)
-    network = build(weights).double()
+    network = build(weights)
     kept = ["spectrogram", *(name for name in ("embedding", "label") if name in outputs and name in names)]
 
     def run(waveforms: Array) -> dict[str, Array]:
@@ -371,9 +370,9 @@ def _rebuilt(
     network: Backbone, blocks: Sequence[int], spectrogram: Array, embedding: Array, folder: Path
 ) -> dict[str, Array]:
     with torch.no_grad():
-        maps = network.block_maps(torch.from_numpy(spectrogram).double())
+        maps = network.block_maps(torch.from_numpy(spectrogram))
         found = pooled(network.head(maps[-1])).numpy()
-        features = {f"block_{index}": pooled(maps[index]).float().numpy() for index in blocks}
+        features = {f"block_{index}": pooled(maps[index]).numpy() for index in blocks}
     difference = float(np.linalg.norm(found - embedding) / np.linalg.norm(embedding))
     if not difference <= REBUILT_RELATIVE_L2:
         raise ParityError(
