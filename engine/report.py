@@ -28,6 +28,8 @@ class RunReport:
         missing: recordings of the sample submission that were not there.
         interrupted: the signal that ended the run early, if one did.
         wall_s: from the start of the process's work to the finished table.
+        ready_s: from there until the first recording was begun: reading tables, loading the graphs.
+        first_result_s: from the start of the process to the first finished recording; None before there is one.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +45,8 @@ class RunReport:
     audio_s: float = 0.0
     windows: int = 0
     wall_s: float = 0.0
+    ready_s: float = 0.0
+    first_result_s: float | None = None
 
     def add(self, result: RecordingResult, expected: int, computed: int, **more: Any) -> None:
         """Count a recording: rows expected of it and rows computed, and whatever else belongs to its entry."""
@@ -109,6 +113,8 @@ class RunReport:
                 "windows": self.windows,
                 "audio_s": round(self.audio_s, 3),
                 "wall_s": round(self.wall_s, 3),
+                "ready_s": round(self.ready_s, 3),
+                "first_result_s": None if self.first_result_s is None else round(self.first_result_s, 3),
                 "interrupted": self.interrupted,
             },
             # threads work side by side, so these add up to about threads x wall

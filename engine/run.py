@@ -102,7 +102,10 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     for line in steps:
         progress.say(line)
     with _outputs(engine, options, sample, report) as (scores_out, features_out):
+        report.ready_s = time.monotonic() - began
         for result in engine.run(recordings, pace):
+            if report.first_result_s is None:
+                report.first_result_s = time.monotonic() - process_began()
             computed, missing = _split_rows(result, sample, survey)
             prior: Mapping[Basis, int] = {}
             if scores_out is not None and postprocessor is not None:
