@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bce.engine.errors import BceError, OptionsError
 
 if TYPE_CHECKING:
+    from bce.engine.bundle import Bundle
     from bce.engine.pipeline import Engine
     from bce.engine.postprocess import PostprocessOptions, Step
     from bce.engine.report import RunReport
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         help="finish within M minutes of the start, with fewer shifts if need be",
     )
     add("--reserve-minutes", type=float, default=3.0, metavar="M", help="of the budget, kept for writing (default: 3)")
+    add("--plan", action="store_true", help="measure a few windows, print how long a run would take, and write nothing")
     add("--report", type=Path, metavar="JSON", help="write a report of the run")
     add("--quiet", action="store_true", help="no progress, no summary")
     add("--version", action="version", version=f"%(prog)s {metadata.version('bce')}")
@@ -133,6 +135,8 @@ def _run(args: argparse.Namespace) -> int:
     say: Callable[[str], None] = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     if bundle.manifest.notice:
         say(f"{bundle.manifest.name}: {bundle.manifest.notice}")
+    if args.plan:
+        return _plan(bundle, options)
     interrupts = _Interrupts(say)
     report = infer(bundle, options, interrupts.watch)
     report.interrupted = interrupts.name
@@ -144,6 +148,20 @@ def _run(args: argparse.Namespace) -> int:
     if args.report is not None:
         report.write(args.report)
     return report.exit_code
+
+
+def _plan(bundle: Bundle, options: RunOptions) -> int:
+    import time
+
+    from bce.engine.budget import process_began
+    from bce.engine.plan import plan
+    from bce.engine.recordings import find_recordings
+
+    rule = {} if options.name_rule is None else {"rule": options.name_rule}
+    recordings = find_recordings(options.paths, **rule)
+    made = plan(bundle, options.engine, recordings, time.monotonic() - process_began())
+    print("\n".join(made.lines(None if options.budget is None else options.budget.minutes)))
+    return 0
 
 
 def _name_the_bad(report: RunReport) -> None:

@@ -141,3 +141,17 @@ def test_an_interrupt_leaves_what_was_computed(small_bundle: Bundle, tmp_path: P
     assert content["totals"]["not_run"] == 200 - done
     assert content["totals"]["interrupted"] == number.name
     assert sorted(os.listdir(tmp_path)) == ["in", "run.json", "s.csv"]
+
+
+def test_a_plan_tells_the_time_and_writes_nothing(
+    small_bundle: Bundle, soundscapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("--bundle", small_bundle.path, "--plan", "--quiet", "--budget-minutes", 90, soundscapes) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5 recordings, 0.06 h of audio, 44 chunks"
+    assert [line.split()[0] for line in lines[1:]] == ["5", "3", "1"]
+    minutes = [float(line.split(":")[1].split()[0]) for line in lines[1:]]
+    assert all(0 <= m < 10 for m in minutes)
+    assert all("of 90 minutes" in line for line in lines[1:])
+    assert os.listdir(tmp_path) == []
