@@ -14,15 +14,13 @@ from scipy import signal
 from bce.engine.audio import AudioReader
 from bce.engine.bundle import SAMPLE_RATE, Preparation
 from bce.engine.errors import AudioError
+from bce.engine.frontend import prepare
 from bce.engine.recordings import AUDIO_SUFFIXES
 from bce.engine.windows import WINDOW_SAMPLES
 
 WINDOWS_PER_RECORDING = 4
 MOST_RECORDINGS = 12
 """Windows are taken from this many recordings at most, spread evenly over those given: a proof, not a survey."""
-
-PEAK = 0.25
-"""Peak of a prepared window (perch-hoplite, ``normalize_audio``, ``target_peak``)."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,10 @@ def check_inputs(recordings: Sequence[str | os.PathLike[str]] = ()) -> list[Chec
 
 
 def prepared(waveforms: NDArray[np.float32], preparation: Preparation) -> NDArray[np.float32]:
-    """Windows [n, 160000] as a preparation defines them, one by one: what the source is fed for a bundle with it."""
+    """Windows float32 [n, 160000] prepared one by one: what the source is fed for a bundle with a preparation."""
     if preparation == "none":
         return waveforms
-    exact = waveforms.astype(np.float64)
-    if preparation == "hoplite":
-        exact = exact - exact.mean(axis=1, keepdims=True)
-    peak = np.abs(exact).max(axis=1, keepdims=True)
-    return (exact * np.divide(PEAK, peak, out=np.ones_like(peak), where=peak > 0)).astype(np.float32)
+    return np.stack([prepare(window.astype(np.float64), preparation) for window in waveforms]).astype(np.float32)
 
 
 def _recorded(paths: Sequence[str | os.PathLike[str]]) -> Iterator[CheckInput]:

@@ -169,5 +169,5 @@ def _parity_table(comparisons: Sequence[dict[str, object]]) -> Iterator[str]:
     if worst:
         yield f"    {'measure':<12} {'output':<12} {'natural':>9} {'extremes':>9}"
     for (measure, output), cell in worst.items():
-        natural, extreme = (f"{cell[kind]:.1e}" if kind in cell else "-" for kind in (True, False))
-        yield f"    {measure!s:<12} {output!s:<12} {natural:>9} {extreme:>9}"
+        shown = [f"{cell[kind]:.1e}" if kind in cell else "-" for kind in (True, False)]
+        yield f"    {measure!s:<12} {output!s:<12} {shown[0]:>9} {shown[1]:>9}"

@@ -29,13 +29,14 @@ from bce.export.architecture import FRAMES, MELS
 from bce.export.backbone import ProtoClassifier, build, folded, pooled
 from bce.export.classes import NO_SIGNAL, ClassMap
 from bce.export.heads import FoldMean, HeadCheckpoint
+from bce.export.options import EMBEDDING, LABEL
 from bce.export.tf_heads import TensorFlowHead, mean_head
 from bce.export.weights import Prototypes, Weights
 
 OPSET = 18
 """The newest operator set is not needed; 18 runs wherever ONNX Runtime is 1.14 or newer."""
 
-LOG_MEL, EMBEDDING, LABEL, LOGITS = "log_mel", "embedding", "label", "logits"
+LOG_MEL, LOGITS = "log_mel", "logits"
 
 ALLOWED_IN_TRUNK = frozenset({"Conv", "Sigmoid", "Mul", "Add", "GlobalAveragePool", "Reshape", "Unsqueeze"})
 """All that the canonical graph is made of, up to the embedding. A Transpose, Pad or BatchNorm is a regression."""
@@ -152,7 +153,7 @@ def export_head(folds: Sequence[HeadCheckpoint], path: str | os.PathLike[str]) -
         folds: of one head, see :func:`bce.export.heads.agreeing_folds`; their logits are averaged.
         path: where the ONNX file goes.
     """
-    heads = [fold.head for fold in folds if isinstance(fold.head, TensorFlowHead)]
+    heads = [head for head in (fold.head for fold in folds) if isinstance(head, TensorFlowHead)]
     if heads:
         Path(path).write_bytes(mean_head(heads).SerializeToString())
         return

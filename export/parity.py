@@ -6,12 +6,10 @@ log-mel, and both together. Names and shapes are checked first, at the batch siz
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -19,163 +17,37 @@ import torch
 from numpy.typing import NDArray
 
 from bce.engine.bundle import Preparation
-from bce.engine.errors import ExportError, ParityError
-from bce.engine.frontend import Frontend
+from bce.engine.errors import ExportError
+from bce.engine.frontend import Frontend, log_mel_reference
 from bce.export.architecture import FRAMES, MELS
 from bce.export.check_audio import CheckInput, prepared
 from bce.export.classes import NO_SIGNAL, ClassMap
-from bce.export.graph import EMBEDDING, LABEL, LOG_MEL, LOGITS, Outputs, definition
+from bce.export.comparison import (
+    DEFAULT_LIMITS,
+    HEAD_RELATIVE_L2,
+    ROUNDING_RATIO,
+    ROUNDING_RELATIVE_L2,
+    ROUNDING_RELATIVE_L2_EXTREMES,
+    SPECTROGRAM,
+    SPECTROGRAM_ROUNDING_MAX_ABS,
+    Array,
+    Comparison,
+    Limits,
+    ParityReport,
+    compared,
+    relative_l2,
+)
+from bce.export.graph import LOG_MEL, LOGITS, Outputs, definition
 from bce.export.heads import HeadCheckpoint
-from bce.export.sources import Reference, SourceModel
+from bce.export.options import EMBEDDING, LABEL
+from bce.export.sources import Reference
 from bce.export.weights import Weights
-
-SPECTROGRAM = "spectrogram"
-SPECTROGRAM_MAX_ABS = 2e-4
-"""Of the log-mel on natural audio. The source's own two published forms differ by as much from each other
-(a dense DFT against an FFT, both float32); loud sounds beside near-silent bands make the largest differences."""
-BACKBONE_RELATIVE_L2 = 1e-5
-"""Of each output for equal log-mels: float32 sums in another order give about 1e-6, a wrong padding gives 0.2."""
-ROUNDING_RATIO = 10.0
-ROUNDING_RELATIVE_L2 = 1e-2
-"""On extremes a network may lose more than 1e-5 to float32 rounding, the source as much as the bundle. There the bundle
-may be this many times as far from the float64 result as the source is, and never further than this from the source."""
-END_TO_END_RELATIVE_L2 = 1e-4
-"""Of each output for equal samples, on natural audio: what is left of the log-mel's differences."""
-HEAD_RELATIVE_L2 = 1e-5
-"""Of a trained head's logits, ONNX Runtime against torch."""
-
-OTHER_RUNTIME_RELATIVE_L2 = 1e-4
-"""Instead of 1e-5 where the source runs elsewhere than in ONNX Runtime, or the numbers come from another published
-form: kernels of other libraries add up in other orders, and weights on two ways are rounded twice."""
 
 BATCHES = (5, 1)
 SINGLE_WINDOWS = 3
 """So many windows of each kind, natural and extreme, are run one at a time as well."""
 
-Array = NDArray[np.floating]
 Arrays = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What each gate allows on natural audio; None where differences are only reported."""
-
-    spectrogram_max_abs: float | None = SPECTROGRAM_MAX_ABS
-    backbone_relative_l2: float | None = BACKBONE_RELATIVE_L2
-    end_to_end_relative_l2: float | None = END_TO_END_RELATIVE_L2
-    head_relative_l2: float = HEAD_RELATIVE_L2
-
-    @classmethod
-    def between(cls, source: SourceModel, against: SourceModel) -> Limits:
-        """For a source whose bundle is compared with the numbers of a file, itself or another form of it.
-
-        A file whose weights were rounded has a rounded frontend too, which the bundle has not: only the backbone can
-        be the same. Against another form of it nothing can, so that the differences are its loss.
-        """
-        if source.lossy or against.lossy:
-            return cls(None, OTHER_RUNTIME_RELATIVE_L2 if source is against else None, None)
-        same = source.form == against.form == "onnx"
-        return cls() if same else cls(backbone_relative_l2=OTHER_RUNTIME_RELATIVE_L2)
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One array of the bundle beside one of the source.
-
-    Attributes:
-        measure: "spectrogram", "backbone" (fed the source's log-mel), "end_to_end" or "head".
-        output: the array's name: "block_21", "label", ...
-        against: where the expected numbers come from.
-        input: name of the windows.
-        natural: whether they are natural audio.
-        batch: windows in one call.
-        windows: how many were compared.
-        max_abs: largest absolute difference.
-        relative_l2: ||found - expected|| / ||expected|| over the whole array.
-        limit: what the gate allows; None where the difference is only reported.
-        passed: False when a gate was missed.
-    """
-
-    measure: str
-    output: str
-    against: str
-    input: str
-    natural: bool
-    batch: int
-    windows: int
-    max_abs: float
-    relative_l2: float
-    limit: float | None
-    passed: bool
-
-    @property
-    def gated_value(self) -> float:
-        """The number that the gate is about."""
-        return self.max_abs if self.measure == SPECTROGRAM else self.relative_l2
-
-    def __str__(self) -> str:
-        kind = "max abs" if self.measure == SPECTROGRAM else "relative L2"
-        return (
-            f"{self.measure} {self.output} on {self.input} (batch {self.batch}): {kind} {self.gated_value:.2e}, "
-            f"allowed {self.limit:.0e}"
-        )
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """Every comparison of an export. ``numbers`` is False when the source could not be run."""
-
-    source: str
-    preparation: str
-    numbers: bool
-    structure: tuple[str, ...]
-    comparisons: tuple[Comparison, ...] = field(default=())
-    limits: Limits = DEFAULT_LIMITS
-
-    @property
-    def failures(self) -> tuple[Comparison, ...]:
-        return tuple(comparison for comparison in self.comparisons if not comparison.passed)
-
-    def summary(self) -> dict[str, float]:
-        """The largest difference of each measure, on natural audio and on extremes."""
-        worst: dict[str, float] = {}
-        for comparison in self.comparisons:
-            unit = "max_abs" if comparison.measure == SPECTROGRAM else "relative_l2"
-            key = f"{comparison.measure}_{unit}" + ("" if comparison.natural else "_extremes")
-            worst[key] = max(worst.get(key, 0.0), comparison.gated_value)
-        return worst
-
-    def require(self) -> None:
-        """Refuse a bundle that missed a gate.
-
-        Raises:
-            ParityError: listing every failing output with its worst difference.
-        """
-        worst: dict[tuple[str, str], Comparison] = {}
-        for failure in self.failures:
-            key = (failure.measure, failure.output)
-            if key not in worst or not failure.gated_value <= worst[key].gated_value:
-                worst[key] = failure
-        if worst:
-            raise ParityError(
-                f"the bundle does not give the numbers of its source: {'; '.join(map(str, worst.values()))}",
-                self.source,
-            )
-
-    def to_json(self) -> str:
-        content: dict[str, Any] = {
-            "source": self.source,
-            "preparation": self.preparation,
-            "status": "numbers compared" if self.numbers else "structure checked, numbers not",
-            "limits": asdict(self.limits),
-            "summary": self.summary(),
-            "structure": self.structure,
-            "comparisons": [asdict(comparison) for comparison in self.comparisons],
-        }
-        return json.dumps(content, indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -237,15 +109,6 @@ def prove(
                 comparisons.append(_compare_head(candidate, head, item, batch, arrays["found"]))
     numbers = reference is not None
     return ParityReport(source, candidate.preparation, numbers, tuple(structure), tuple(comparisons), limits)
-
-
-def relative_l2(found: Array, expected: Array) -> float:
-    """||found - expected|| / ||expected|| over whole arrays, in float64; infinite when only ``expected`` is zero."""
-    difference = float(np.linalg.norm(found.astype(np.float64).ravel() - expected.astype(np.float64).ravel()))
-    length = float(np.linalg.norm(expected.astype(np.float64).ravel()))
-    if length:
-        return difference / length
-    return 0.0 if difference == 0 else float("inf")
 
 
 def _session(path: Path) -> ort.InferenceSession:
@@ -387,30 +250,25 @@ def _compare(
         return
     raw = arrays["raw"]
     limit = limits.spectrogram_max_abs if item.natural else None
-    yield _comparison(SPECTROGRAM, SPECTROGRAM, "source", item, batch, raw["found"], raw["expected"], limit)
+    if limit is not None and np.abs(raw["found"] - raw["expected"]).max() > limit:
+        truth = np.stack([log_mel_reference(window, "none") for window in item.waveforms])
+        if np.abs(raw["found"] - truth).max() <= limit:
+            limit = SPECTROGRAM_ROUNDING_MAX_ABS
+    yield compared(SPECTROGRAM, SPECTROGRAM, "source", item, batch, raw["found"], raw["expected"], limit)
     for name in candidate.outputs:
-        expected, columns = arrays["expected"][name], slice(None)
+        columns: slice | NDArray[np.bool_] = slice(None)
         if name == LABEL and candidate.class_map is not None:
             # constants agree by themselves and would make the rest look better than it is
             columns = ~candidate.class_map.silent
-            if not columns.any():
-                continue
-        fed, found = arrays["fed"][name][:, columns], arrays["found"][name][:, columns]
-        expected = expected[:, columns]
+        fed, found, expected = (arrays[kind][name][:, columns] for kind in ("fed", "found", "expected"))
         limit = limits.backbone_relative_l2
-        if limit is not None and not item.natural and relative_l2(fed, expected) > limit:
+        if limit is not None and relative_l2(fed, expected) > limit:
             truth = exact(item.name, arrays["expected"][SPECTROGRAM])[name][:, columns]
-            limit = max(limit, _rounding_limit(fed, expected, truth))
-        yield _comparison("backbone", name, "source", item, batch, fed, expected, limit)
+            if relative_l2(fed, truth) <= ROUNDING_RATIO * relative_l2(expected, truth):
+                limit = max(limit, ROUNDING_RELATIVE_L2 if item.natural else ROUNDING_RELATIVE_L2_EXTREMES)
+        yield compared("backbone", name, "source", item, batch, fed, expected, limit)
         limit = limits.end_to_end_relative_l2 if item.natural else None
-        yield _comparison("end_to_end", name, "source", item, batch, found, expected, limit)
-
-
-def _rounding_limit(found: Array, expected: Array, truth: Array) -> float:
-    """What may part two float32 results that should both be ``truth``; 0 when the found one is clearly the worse."""
-    if relative_l2(found, truth) > ROUNDING_RATIO * relative_l2(expected, truth):
-        return 0.0
-    return ROUNDING_RELATIVE_L2
+        yield compared("end_to_end", name, "source", item, batch, found, expected, limit)
 
 
 class _Exact:
@@ -453,26 +311,8 @@ def _compare_head(
     )
     with torch.no_grad():
         tensors = [torch.from_numpy(features[name]) for name in names]
-        expected = np.mean([fold.head(tensors).numpy() for fold in candidate.folds], axis=0, dtype=np.float64)
+        logits = np.stack([fold.head(tensors).numpy() for fold in candidate.folds])
     against = "tensorflow" if candidate.folds[0].config.kind == "tensorflow" else "torch"
-    return _comparison("head", LOGITS, against, item, batch, found, expected.astype(np.float32), HEAD_RELATIVE_L2)
-
-
-def _comparison(
-    measure: str,
-    output: str,
-    against: str,
-    item: CheckInput,
-    batch: int,
-    found: NDArray[np.float32],
-    expected: NDArray[np.float32],
-    limit: float | None,
-) -> Comparison:
-    max_abs = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
-    relative = relative_l2(found, expected)
-    value = max_abs if measure == SPECTROGRAM else relative
-    # written so that NaN is a miss
-    passed = limit is None or value <= limit
-    return Comparison(
-        measure, output, against, item.name, item.natural, batch, len(found), max_abs, relative, limit, passed
+    return compared(
+        "head", LOGITS, against, item, batch, found, logits.mean(axis=0, dtype=np.float64), HEAD_RELATIVE_L2
     )

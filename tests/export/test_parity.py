@@ -122,11 +122,32 @@ def test_a_wrong_log_mel_is_told_from_a_wrong_backbone(
 ) -> None:
     def shifted(waveforms: np.ndarray) -> dict[str, np.ndarray]:
         arrays = reference(waveforms)
-        return arrays | {"spectrogram": arrays["spectrogram"] + np.float32(1e-3)}
+        return arrays | {"spectrogram": arrays["spectrogram"] + np.float32(1e-2)}
 
     failures = parity.prove(candidate, shifted, inputs).failures
     assert "spectrogram" in {c.measure for c in failures}
     assert all(c.natural for c in failures if c.measure == "spectrogram")
+
+
+def test_rounding_of_the_source_is_told_from_a_wrong_bundle(
+    candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput]
+) -> None:
+    """A source up to 2e-3 off near the floor is let pass where the bundle is right, a wrong one never."""
+
+    def rough(size: float) -> Reference:
+        def run(waveforms: np.ndarray) -> dict[str, np.ndarray]:
+            arrays = reference(waveforms)
+            noise = size * np.random.default_rng(0).choice([-1.0, 1.0], arrays["spectrogram"].shape)
+            return arrays | {"spectrogram": (arrays["spectrogram"] + noise).astype(np.float32)}
+
+        return run
+
+    def missed(size: float) -> bool:
+        report = parity.prove(candidate, rough(size), inputs[:1])
+        return "spectrogram" in {c.measure for c in report.failures}
+
+    assert not missed(1e-3)
+    assert missed(3e-3)
 
 
 def test_nan_is_a_miss(candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput]) -> None:
