@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 FLOORS := engine export tools bench
 
-.PHONY: setup demo test test-base check lint types benchmarks clean
+.PHONY: setup demo test test-base test-tensorflow check lint types benchmarks clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +36,17 @@ test-base: setup
 	$(BIN)/python -m bce.export.standin build/stand_in.onnx --classes 24 --width 0.3
 	$(BIN)/bce-export --perch build/stand_in.onnx --head perch --out build/bundle
 	cd build && ../$(VENV)-base/bin/python ../tests/base_install.py bundle
+
+# SavedModels, TFLite files and Keras heads, against TensorFlow and LiteRT, in an environment of their own
+test-tensorflow: $(VENV)-tf/.installed
+	TF_CPP_MIN_LOG_LEVEL=2 TF_ENABLE_ONEDNN_OPTS=0 $(VENV)-tf/bin/python -m pytest -q tests/tensorflow
+
+$(VENV)-tf/.installed: pyproject.toml constraints.txt constraints-tensorflow.txt
+	$(PYTHON) -m venv $(VENV)-tf
+	$(VENV)-tf/bin/python $(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(VENV)-tf/bin/python $(PIP) -c constraints.txt -c constraints-tensorflow.txt -e '.[export,tflite]' \
+		tensorflow-cpu tf2onnx kagglehub jax jaxlib pytest pytest-benchmark hypothesis
+	touch $@
 
 check: lint types
 

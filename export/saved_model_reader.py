@@ -42,14 +42,14 @@ _NUMBERED = re.compile(r"(?:.*/)?_tf_var_leaves/(\d+)")
 _CLASSES_AT_ONCE = 512
 
 Array = NDArray[np.float32]
-Path_ = tuple[str, ...]
+LeafPath = tuple[str, ...]
 Shape = tuple[int, ...]
 
 
 # --- the order of the leaves ------------------------------------------------------------------------------------
 
 
-def leaves(table: Architecture, classes: int | None) -> list[tuple[Path_, Shape]]:
+def leaves(table: Architecture, classes: int | None) -> list[tuple[LeafPath, Shape]]:
     """The leaves of the published Flax tree in their order: (path, shape) by number.
 
     JAX flattens a tree of dictionaries with the keys of each sorted as text: ``batch_stats`` before ``params``,
@@ -64,8 +64,8 @@ def leaves(table: Architecture, classes: int | None) -> list[tuple[Path_, Shape]
     return sorted(_tree(table, classes))
 
 
-def _tree(table: Architecture, classes: int | None) -> Iterator[tuple[Path_, Shape]]:
-    def conv(module: str, name: str, norm: str, kernel: Shape) -> Iterator[tuple[Path_, Shape]]:
+def _tree(table: Architecture, classes: int | None) -> Iterator[tuple[LeafPath, Shape]]:
+    def conv(module: str, name: str, norm: str, kernel: Shape) -> Iterator[tuple[LeafPath, Shape]]:
         channels = kernel[-1:]
         yield ("batch_stats", "embedding_model", module, norm, "mean"), channels
         yield ("batch_stats", "embedding_model", module, norm, "var"), channels
@@ -163,7 +163,7 @@ class _Checkpoint:
         else:
             self.table, self.names, self.label = self._by_name()
 
-    def _by_number(self, numbered: dict[int, str]) -> tuple[Architecture, dict[Path_, str], str]:
+    def _by_number(self, numbered: dict[int, str]) -> tuple[Architecture, dict[LeafPath, str], str]:
         """Numbered leaves: all there, each of the shape that its number should have."""
         found = {number: self.shapes[name] for number, name in numbered.items()}
         table, classes = _best_table(list(found.values()), lambda expected: _agreement(found, expected))
@@ -179,9 +179,9 @@ class _Checkpoint:
         names = {path: numbered[number] for number, (path, _) in enumerate(expected)}
         return table, names, "variable"
 
-    def _by_name(self) -> tuple[Architecture, dict[Path_, str], str]:
+    def _by_name(self) -> tuple[Architecture, dict[LeafPath, str], str]:
         """Variables that end in their Flax names, whatever stands before."""
-        by_end: dict[Path_, str] = {}
+        by_end: dict[LeafPath, str] = {}
         for name in self.shapes:
             parts = tuple(name.removesuffix(_VALUE).split("/"))
             for length in range(1, len(parts) + 1):
@@ -221,17 +221,17 @@ class _Checkpoint:
         return array
 
 
-def _end(path: Path_) -> Path_:
+def _end(path: LeafPath) -> LeafPath:
     """The part of a leaf's path that other exporters keep."""
     return path[2:] if path[1] == "embedding_model" else path[1:]
 
 
-def _agreement(found: dict[int, Shape], expected: Sequence[tuple[Path_, Shape]]) -> int:
+def _agreement(found: dict[int, Shape], expected: Sequence[tuple[LeafPath, Shape]]) -> int:
     return sum(found.get(number) == shape for number, (_, shape) in enumerate(expected))
 
 
 def _best_table(
-    shapes: Sequence[Shape], agreement: Callable[[list[tuple[Path_, Shape]]], int]
+    shapes: Sequence[Shape], agreement: Callable[[list[tuple[LeafPath, Shape]]], int]
 ) -> tuple[Architecture, int | None]:
     """The width of the network and the number of classes that most shapes agree with."""
     prototypes = [s for s in shapes if len(s) == 3 and s[2] == PROTOTYPES_PER_CLASS]

@@ -35,7 +35,7 @@ _SETTLING: dict[str, Callable[..., Array]] = {
     "RELU_N1_TO_1": lambda x: np.clip(x, -1, 1),
     "TANH": np.tanh,
     "GELU": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
-    "ELU": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "ELU": lambda x: np.maximum(x, 0) + np.expm1(np.minimum(x, 0)),
 }
 """Functions whose input is a layer's output: a factor and an offset before them belong to that layer."""
 

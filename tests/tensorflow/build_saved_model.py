@@ -22,6 +22,7 @@ from jax.experimental import jax2tf
 
 from bce.export.architecture import Architecture
 from bce.export.standin import seeded_weights
+from bce.export.standin_graph import write_onnx
 from bce.export.weights import ConvNorm, SqueezeExcite, Weights
 
 Tree = dict[str, Any]
@@ -37,9 +38,10 @@ def parameter_tree(weights: Weights, seed: int) -> Tree:
     parameters: Tree = {}
 
     def conv(module: str, conv_name: str, norm_name: str, layer: ConvNorm) -> None:
-        # any mean and variance will do when scale and bias make up for them
-        mean = rng.standard_normal(layer.scale.shape)
-        variance = rng.uniform(0.3, 3.0, layer.scale.shape)
+        # any mean and variance will do when scale and bias make up for them; factors of two add no rounding of their
+        # own, which the network would make larger
+        mean = 0.1 * rng.standard_normal(layer.scale.shape)
+        variance = 4.0 ** rng.integers(-1, 2, layer.scale.shape) - 1e-5
         statistics.setdefault(module, {})[norm_name] = {"mean": _f32(mean), "var": _f32(variance)}
         scale = layer.scale * np.sqrt(variance + 1e-5)
         parameters.setdefault(module, {})[norm_name] = {
@@ -326,7 +328,19 @@ def as_hwio(matrix: np.ndarray) -> np.ndarray:
     return _f32(matrix.T[None, None])
 
 
-FORMS = ("saved_model", "cuda", "named", "relu", "tflite", "float16", "int8", "relu_tflite", "plain", "plain_apart")
+FORMS = (
+    "onnx",
+    "saved_model",
+    "cuda",
+    "named",
+    "relu",
+    "tflite",
+    "float16",
+    "int8",
+    "relu_tflite",
+    "plain",
+    "plain_apart",
+)
 
 
 def main() -> None:
@@ -342,6 +356,7 @@ def main() -> None:
     swish, relu = (Network(weights.architecture, name) for name in ("swish", "relu"))
     out: Path = given.out
     writers: dict[str, Callable[[], None]] = {
+        "onnx": lambda: write_onnx(weights, out / "onnx.onnx", form="no_dft", swish="sigmoid", names=True, notice=""),
         "saved_model": lambda: write_saved_model(swish, tree, out / "saved_model"),
         "cuda": lambda: write_saved_model(swish, tree, out / "cuda", platform="cuda"),
         "named": lambda: write_saved_model(swish, tree, out / "named", batch=1, module_class=Named),
