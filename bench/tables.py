@@ -1,0 +1,261 @@
+"""Markdown tables out of the JSON of ``bce-bench``, for the terminal and for the documentation."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bce.bench.figures import read_json
+from bce.engine.errors import OptionsError
+
+Json = dict[str, Any]
+
+
+def table(content: Json) -> list[str]:
+    """The lines of a result: where it was measured, on what, and the figures."""
+    kinds: dict[str, Callable[[Json], Iterable[str]]] = {
+        "peers": peers_tables,
+        "budget": budget_tables,
+        "startup": startup_table,
+        "memory": memory_table,
+    }
+    if content["kind"] not in kinds:
+        raise OptionsError(f"a result of kind '{content['kind']}' has no table: known are {', '.join(kinds)}")
+    return [*_header(content), "", *kinds[content["kind"]](content)]
+
+
+def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
+    """Replace what is between ``<!-- KIND -->`` and ``<!-- /KIND -->`` in a document by the tables of results.
+
+    Raises:
+        OptionsError: a result's place is not in the document.
+    """
+    path = Path(document)
+    text = path.read_text(encoding="utf-8")
+    for file in results:
+        content = read_json(file)
+        kind, lines = content["kind"], "\n".join(table(content))
+        place = re.compile(f"(<!-- {kind} -->).*?(<!-- /{kind} -->)", re.DOTALL)
+        found = place.search(text)
+        if found is None:
+            raise OptionsError(f"has no place for {kind}: expected <!-- {kind} --> and <!-- /{kind} -->", path)
+        # not as a template: a table may hold backslashes
+        before, after = text[: found.end(1)], text[found.start(2) :]
+        text = f"{before}\n{lines}\n{after}"
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(header) + " |"
+    yield "| --- |" + " ---: |" * (len(header) - 1)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _header(content: Json) -> Iterator[str]:
+    machine, weights, load = content["machine"], content["weights"], content["load"]
+    versions = machine["versions"]
+    named = [
+        f"{name} {versions[name]}"
+        for name in ("onnxruntime", "numpy", "openvino", "ai-edge-litert")
+        if name in versions
+    ]
+    yield (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gb']:g} GB; Python {versions['python']},"
+        f" {', '.join(named)}; bce {versions['bce']}."
+    )
+    yield f"Weights: {weights['source']}" + (f" ({weights['notice']})." if weights["notice"] else ".")
+    quiet = f"Other programs took {load['others_share']:.1%} of the CPUs, the host {load['stolen_share']:.1%}"
+    yield quiet + ("." if load["quiet"] else ": **the machine was not quiet, the figures are doubtful**.")
+
+
+def _times(entry: Json | None, digits: int = 2) -> str:
+    """A ratio and its quartiles."""
+    if entry is None:
+        return ""
+    return f"{entry['median']:.{digits}f} ({entry['low']:.{digits}f}-{entry['high']:.{digits}f})"
+
+
+# --- peers ---------------------------------------------------------------------------------------------------------
+
+
+def peers_tables(content: Json) -> Iterator[str]:
+    """Per window, the bound, end to end."""
+    audio, bound = content["audio"], content["bound"]
+    yield (
+        f"A window: {audio['windows']} windows a round (five shifts), {content['rounds']} rounds interleaved after one"
+        " that is dropped; ratios within a round, quartiles in brackets."
+    )
+    yield ""
+    header = ("a window", "threads", "ms, median", "quartiles", "least", "x stock", "x headless", "x one thread")
+    yield from _markdown(
+        header,
+        [
+            (
+                f"{row['name']} ({row['note']})" if row["note"] else row["name"],
+                str(row["threads"]),
+                f"**{row['figure']['median']:.1f}**",
+                f"{row['figure']['low']:.1f}-{row['figure']['high']:.1f}",
+                f"{row['figure']['best']:.1f}",
+                _times(row.get("times_stock")),
+                _times(row.get("times_headless")),
+                _times(row.get("times_one_thread")),
+            )
+            for row in content["contestants"]
+        ],
+    )
+    yield ""
+    for name, reason in content["absent"].items():
+        yield f"- {name}: left out, {reason}."
+    yield (
+        f"- The bound is the time of {bound['gmac_bundle']:.4f} GMAC, what this bundle runs of a window (the whole"
+        f" backbone has {bound['gmac_whole']:.4f}), at one core's sgemm rate; the fastest product was"
+        f" {bound['fastest']}."
+    )
+    yield ""
+    ours = [row for row in content["contestants"] if "times_bound" in row]
+    yield from _markdown(
+        ("bound, one core", "GFLOP/s", "ms", "ms, whole backbone", *(f"x bound: {row['name']}" for row in ours)),
+        [
+            (
+                rate["name"],
+                _times(rate["gflops"], 0),
+                f"{rate['ms_bundle']['median']:.1f}",
+                f"{rate['ms_whole']['median']:.1f}",
+                *(_times(row["times_bound"][rate["name"]]) for row in ours),
+            )
+            for rate in bound["rates"]
+        ],
+    )
+    if "end_to_end" in content:
+        yield ""
+        yield from _end_to_end(content["end_to_end"])
+
+
+def _end_to_end(content: Json) -> Iterator[str]:
+    yield (
+        f"End to end: {content['recordings']} ogg files to submission.csv as whole programs, start-up included;"
+        f" {content['windows_stock']} windows the stock way, {content['windows_bce']} distinct ones for bce;"
+        f" {content['rounds']} rounds interleaved."
+    )
+    yield ""
+    header = ("end to end", "threads", "s, median", "quartiles", "x stock", "CPU s", "peak MB")
+    yield from _markdown(
+        header,
+        [
+            (
+                row["name"],
+                str(row["threads"]),
+                f"**{row['figure']['median']:.1f}**",
+                f"{row['figure']['low']:.1f}-{row['figure']['high']:.1f}",
+                _times(row.get("times_stock")),
+                f"{row['cpu_s']['median']:.1f}",
+                f"{row['peak_bytes'] / 1e6:.0f}",
+            )
+            for row in content["programs"]
+        ],
+    )
+
+
+# --- budget --------------------------------------------------------------------------------------------------------
+
+
+def budget_tables(content: Json) -> Iterator[str]:
+    """Stages of each run, then the prediction."""
+    runs = content["runs"]
+    stages = list(runs[0]["stages"])
+    yield (
+        f"Measured: {content['measured']} recordings, {content['threads']} threads. Thread-milliseconds a window and"
+        " share of the threads' time, start-up left out."
+    )
+    yield ""
+    yield from _markdown(
+        ("run", *stages),
+        [
+            (
+                f"{row['precision']}, {row['shifts']} shifts",
+                *(
+                    f"{row['stages'][name]['ms_per_window']:.2f} ({row['stages'][name]['share']:.1%})"
+                    for name in stages
+                ),
+            )
+            for row in runs
+        ],
+    )
+    yield ""
+    header = ("run", "ms a window", "x real time", "busy threads", "peak MB", "start-up s", "minutes", "of the budget")
+    yield f"Predicted for {content['files']} recordings, against a budget of {content['budget_minutes']} minutes:"
+    yield ""
+    yield from _markdown(
+        header,
+        [
+            (
+                f"{row['precision']}, {row['shifts']} shifts",
+                f"{row['ms_per_window']:.1f}",
+                f"{row['times_real_time']:.0f}",
+                f"{row['busy_threads']:.2f}",
+                f"{row['peak_bytes'] / 1e6:.0f}",
+                f"{row['startup_s']:.2f}",
+                f"**{row['minutes']:.1f}**",
+                f"{row['share_of_budget']:.0%}",
+            )
+            for row in runs
+        ],
+    )
+
+
+# --- start-up and memory -------------------------------------------------------------------------------------------
+
+
+def startup_table(content: Json) -> Iterator[str]:
+    """Seconds until an answer."""
+
+    def row(name: str, entry: Json) -> tuple[str, str, str, str]:
+        return (name, f"{entry['median']:.2f}", f"{entry['low']:.2f}-{entry['high']:.2f}", f"{entry['best']:.2f}")
+
+    compiling, warm = content["compiling"], content["warm"]
+    yield from _markdown(
+        ("start-up, s", "median", "quartiles", "least"),
+        [
+            row("`bce-infer --help`", content["help_s"]),
+            ("first run: first window (kernels compile)", f"{compiling['first_window_s']:.2f}", "", ""),
+            row("later runs: first window", warm["first_window_s"]),
+            row("later runs: one window, from the command to its end", warm["wall_s"]),
+        ],
+    )
+
+
+def memory_table(content: Json) -> Iterator[str]:
+    """Peak and course of the resident memory."""
+    shares = list(content["runs"][0]["at"])
+    header = (
+        "resident MB",
+        "windows",
+        "minutes",
+        "busy threads",
+        "peak",
+        *(f"at {share}" for share in shares),
+        "growth, MB/h",
+    )
+    yield f"{content['threads']} threads, {content['precision']}; summed over children."
+    yield ""
+    yield from _markdown(
+        header,
+        [
+            (
+                f"{row['name']}, {row['shifts']} shift{'s' * (row['shifts'] > 1)}",
+                str(row["windows"]),
+                f"{row['wall_s'] / 60:.1f}",
+                f"{row['busy_threads']:.2f}",
+                f"**{row['peak_bytes'] / 1e6:.0f}**",
+                *("" if row["at"][share] is None else f"{row['at'][share] / 1e6:.0f}" for share in shares),
+                f"{row['growth_bytes_per_s'] * 3600 / 1e6:.0f}",
+            )
+            for row in content["runs"]
+        ],
+    )
