@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from bce.engine.default import BUNDLE_VARIABLE, bundle_path
 from bce.engine.errors import BceError, OptionsError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 MOST_LINES = 20
 """Bad recordings named on the screen; the report has all."""
-BUNDLE_VARIABLE = "BCE_BUNDLE"
-RECIPE = "bce-export --perch perch_v2_no_dft --perch-labels labels.csv --head perch --out perch_bundle"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("paths", nargs="*", type=Path, metavar="RECORDING_OR_FOLDER", help="recordings, or folders to walk")
-    add("--bundle", type=Path, help=f"the bundle's folder (default: ${BUNDLE_VARIABLE})")
+    add("--bundle", type=Path, help=f"the bundle's folder (default: ${BUNDLE_VARIABLE}, else the embedded demo model)")
     add("--threads", type=int, metavar="N", help="busy threads in all (default: the CPUs this process may use)")
     add(
         "--shifts",
@@ -125,13 +124,13 @@ def _leave_hanging_threads(code: int) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    bundle_path = _bundle_path(args)
+    path = bundle_path(args.bundle)
     # slow imports come after everything that can be said without them
     from bce.engine.bundle import Bundle
     from bce.engine.run import infer
 
     options = _options(args)
-    bundle = Bundle.load(bundle_path)
+    bundle = Bundle.load(path)
     say: Callable[[str], None] = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     if bundle.manifest.notice:
         say(f"{bundle.manifest.name}: {bundle.manifest.notice}")
@@ -172,14 +171,6 @@ def _name_the_bad(report: RunReport) -> None:
         print(line, file=sys.stderr)
     if len(lines) > MOST_LINES:
         print(f"... and {len(lines) - MOST_LINES} more (--report run.json names them all)", file=sys.stderr)
-
-
-def _bundle_path(args: argparse.Namespace) -> Path:
-    if args.bundle is not None:
-        return args.bundle
-    if named := os.environ.get(BUNDLE_VARIABLE):
-        return Path(named)
-    raise OptionsError(f"no bundle: give --bundle or set ${BUNDLE_VARIABLE}; make one with\n  {RECIPE}")
 
 
 def _options(args: argparse.Namespace) -> RunOptions:

@@ -15,6 +15,7 @@ COMMANDS = {
     "synth": ("bce.tools.synth", "make labelled synthetic soundscapes in BirdCLEF layout"),
     "features": ("bce.tools.features", "block features of labelled recordings, cached"),
     "probe": ("bce.tools.probe", "which blocks tell classes apart: a kNN probe on their features"),
+    "backbone": ("bce.tools.backbone_training", "train a small backbone of Perch v2's layout"),
     "train": ("bce.tools.train_command", "train a head on block features"),
 }
 """Command -> its module and one line of help. The module has ``add_parser(subparsers)``, which sets ``run``:
