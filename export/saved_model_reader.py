@@ -149,7 +149,7 @@ class _Checkpoint:
         try:
             self.reader = tf.train.load_checkpoint(str(folder / CHECKPOINT))
             shapes = self.reader.get_variable_to_shape_map()
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
             raise ExportError(
                 f"{CHECKPOINT}: cannot be read, it is cut short or damaged ({telling_line(error)})"
             ) from None
@@ -159,11 +159,11 @@ class _Checkpoint:
         numbers = {name: _NUMBERED.fullmatch(name.removesuffix(_VALUE)) for name in self.shapes}
         if all(numbers.values()):
             numbered = {int(match.group(1)): name for name, match in numbers.items() if match}
-            self.table, self.names, self.label = self._by_number(numbered)
+            self.table, self.names = self._by_number(numbered)
         else:
-            self.table, self.names, self.label = self._by_name()
+            self.table, self.names = self._by_name()
 
-    def _by_number(self, numbered: dict[int, str]) -> tuple[Architecture, dict[LeafPath, str], str]:
+    def _by_number(self, numbered: dict[int, str]) -> tuple[Architecture, dict[LeafPath, str]]:
         """Numbered leaves: all there, each of the shape that its number should have."""
         found = {number: self.shapes[name] for number, name in numbered.items()}
         table, classes = _best_table(list(found.values()), lambda expected: _agreement(found, expected))
@@ -177,9 +177,9 @@ class _Checkpoint:
         if len(found) != len(expected):
             raise ExportError(f"expected {len(expected)} variables, found {len(found)}")
         names = {path: numbered[number] for number, (path, _) in enumerate(expected)}
-        return table, names, "variable"
+        return table, names
 
-    def _by_name(self) -> tuple[Architecture, dict[LeafPath, str], str]:
+    def _by_name(self) -> tuple[Architecture, dict[LeafPath, str]]:
         """Variables that end in their Flax names, whatever stands before."""
         by_end: dict[LeafPath, str] = {}
         for name in self.shapes:
@@ -202,7 +202,7 @@ class _Checkpoint:
             names[path] = by_end[_end(path)]
             if self.shapes[names[path]] != shape:
                 raise ExportError(f"{what}: expected shape {list(shape)}, found {list(self.shapes[names[path]])}")
-        return table, names, "variable"
+        return table, names
 
     def array(self, *path: str) -> Array:
         name = self.names[path]
@@ -210,7 +210,7 @@ class _Checkpoint:
         what = f"variable {'/'.join(path)}"
         try:
             array = self.reader.get_tensor(name)
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
             raise ExportError(
                 f"{what}: cannot be read, the file is cut short or damaged ({telling_line(error)})"
             ) from None

@@ -71,7 +71,8 @@ class TensorFlowHead:
 
     def __call__(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Like a head that was trained here: features in the order of ``blocks``."""
-        return torch.from_numpy(self.run({name: x.numpy() for name, x in zip(self.blocks, features, strict=True)}))
+        given = {name: x.numpy() for name, x in zip(self.blocks, features, strict=True)}
+        return torch.from_numpy(self.run(given).copy())
 
 
 def is_tensorflow_head(path: Path) -> bool:

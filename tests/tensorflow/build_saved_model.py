@@ -319,9 +319,9 @@ class PlainNetwork:
             y = tf.nn.conv2d(x, kernel, stride, "VALID")
         if bias is not None:
             return y + bias
-        # the converter does not fold across a change of shape
-        apart = tf.reshape(y, (-1, y.shape[1] * y.shape[2], y.shape[3])) * layer.scale + layer.shift
-        return tf.reshape(apart, (-1, *y.shape[1:]))
+        # the converter does not fold across a transposition
+        apart = tf.transpose(y, (0, 3, 1, 2)) * layer.scale[:, None, None] + layer.shift[:, None, None]
+        return tf.transpose(apart, (0, 2, 3, 1))
 
 
 def as_hwio(matrix: np.ndarray) -> np.ndarray:
