@@ -60,8 +60,14 @@ types: setup
 	for floor in $(FLOORS); do ln -sfn ../../$$floor .typed/bce/$$floor; done
 	$(BIN)/mypy .typed/bce
 
+# on a machine with nothing else to do; results are JSON in build/bench, tables by `bce-bench table`
 benchmarks: setup
-	$(BIN)/python -m pytest -q bench --benchmark-only --benchmark-json=benchmarks.json
+	mkdir -p build/bench
+	$(BIN)/python -m pytest -q bench --benchmark-only --benchmark-json=build/bench/kernels.json
+	$(BIN)/bce-bench peers
+	$(BIN)/bce-bench budget
+	$(BIN)/bce-bench startup
+	$(BIN)/bce-bench memory
 
 clean:
-	rm -rf build dist demo .typed *.egg-info .mypy_cache .ruff_cache .benchmarks .hypothesis benchmarks.json
+	rm -rf build dist demo .typed *.egg-info .mypy_cache .ruff_cache .benchmarks .hypothesis

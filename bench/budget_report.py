@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class BudgetReportOptions:
     given_bundle: Path | None = None
     perch: Path | None = None
     audio: tuple[Path, ...] = ()
-    threads: int = usable_cpus()
+    threads: int = field(default_factory=usable_cpus)
     shifts: tuple[int, ...] = (5, 3, 1)
     precisions: tuple[str, ...] = ("fp32",)
 

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def _command(commands: Any, name: str, measure: Measure, about: str) -> argparse.ArgumentParser:
     """A measuring command with the options that all of them have."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=f"Measure {about}.")
-    command.set_defaults(measure=measure)
+    command.set_defaults(command_function=measure)
     add = command.add_argument
     add("--perch", type=Path, metavar="FILE", help="the published ONNX file (default: a stand-in)")
     add("--bundle", type=Path, help="a bundle with a head (default: made from the model file)")
@@ -132,7 +132,7 @@ def _measure(args: argparse.Namespace) -> None:
         from bce.bench.tables import table
 
         say: Callable[[str], None] = (lambda line: None) if args.quiet else _say
-        result = args.measure(args, Work(args.work, say))
+        result = args.command_function(args, Work(args.work, say))
     except ModuleNotFoundError as error:
         raise OptionsError(f"needs the package '{error.name}': {EXTRA}") from None
     out = args.out or args.work / f"{args.command}.json"

@@ -139,7 +139,7 @@ def _make_head(folder: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(fold)
             head = build_head(HeadConfig(), tuple(widths.values()), CLASSES).eval()
-        notice = "a head with seeded weights: scores mean nothing"
+        notice = "a head with seeded weights"
         save_checkpoint(folder / f"fold_{fold}.safetensors", HeadCheckpoint(head, labels, widths, "none", notice))
 
 

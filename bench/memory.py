@@ -86,10 +86,10 @@ def memory(options: MemoryOptions, work: Work) -> dict[str, Any]:
 def curve(ran: ProcessRun) -> dict[str, Any]:
     """Peak, growth and shape of a program's memory over time.
 
-    The growth is the slope of a line through the second half, when all is loaded.
+    The growth is the slope of a line through the second half, when all is loaded, without the end, when all is let go.
     """
     times, sizes = np.asarray(ran.time_s, float), np.asarray(ran.rss_bytes, float)
-    late = times >= ran.wall_s / 2
+    late = (times >= ran.wall_s / 2) & (times <= 0.95 * ran.wall_s)
     steps = np.unique(np.linspace(0, len(times) - 1, _KEPT).astype(int)) if len(times) else np.empty(0, int)
     return {
         "wall_s": ran.wall_s,

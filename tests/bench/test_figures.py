@@ -1,0 +1,119 @@
+"""Statistics against numpy and scipy, the prediction and the bound against sums done by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
+pytest.importorskip("threadpoolctl", reason="benchmarks need the extra bce[bench]")
+
+from bce.bench.budget_report import split
+from bce.bench.figures import figure, ratio, read_json, slope, write_json
+from bce.bench.memory import curve
+from bce.bench.processes import ProcessRun
+from bce.bench.sgemm import bound_ms, multiplications, shapes
+from bce.engine.errors import OptionsError
+
+TIMES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30)
+
+
+@given(TIMES)
+def test_figure_is_median_and_quartiles(values: list[float]) -> None:
+    found = figure(values)
+    assert found.median == pytest.approx(np.median(values))
+    assert found.low == pytest.approx(np.percentile(values, 25))
+    assert found.high == pytest.approx(np.percentile(values, 75))
+    assert found.best == min(values)
+    assert found.count == len(values)
+    assert found.spread == pytest.approx(stats.iqr(values) / np.median(values), abs=1e-9)
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    # the second round is disturbed throughout: ten times slower, the same ratio
+    found = ratio([100.0, 1000.0, 110.0], [20.0, 200.0, 22.0])
+    assert (found.median, found.low, found.high) == pytest.approx((5.0, 5.0, 5.0))
+    with pytest.raises(ValueError, match="shorter"):
+        ratio([1.0, 2.0], [1.0])
+
+
+@given(
+    st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=20, unique_by=lambda p: p[0])
+)
+def test_slope_is_that_of_linear_regression(points: list[tuple[float, float]]) -> None:
+    x, y = np.transpose(points)
+    if np.ptp(x) > 0.1:
+        assert slope(x, y) == pytest.approx(stats.linregress(x, y).slope, rel=1e-6, abs=1e-6)
+
+
+def test_slope_of_a_point_is_none() -> None:
+    assert slope([1.0], [5.0]) == 0.0
+
+
+def test_multiplications_are_those_of_the_published_network() -> None:
+    assert multiplications() == pytest.approx(1.2335e9, rel=1e-4)
+    # the last convolution: 384 to 1536 channels on 16 x 4 positions
+    assert multiplications() - multiplications(with_head=False) == 384 * 1536 * 64
+
+
+def test_products_are_most_of_the_network() -> None:
+    found = shapes()
+    assert sum(found.values()) == 26 + 24  # every block projects, all but the two of the first stage expand
+    share = sum(count * a * b * c for (a, b, c), count in found.items()) / multiplications(with_head=False)
+    assert 0.9 < share < 1.0
+
+
+def test_bound_of_the_lab() -> None:
+    assert bound_ms(84.0) == pytest.approx(29.4, abs=0.05)
+
+
+TOTALS = {"recordings": 20, "windows": 1120, "audio_s": 1200.0, "wall_s": 21.0, "ready_s": 1.0}
+SECONDS = {"decode": 0.8, "frontend": 1.0, "inference": 37.6, "postprocess": 0.1, "write": 0.1}
+
+
+def test_stages_and_waiting_are_all_of_the_time() -> None:
+    found = split(TOTALS, SECONDS, threads=2, files=600)
+    assert sum(stage["share"] for stage in found["stages"].values()) == pytest.approx(1.0)
+    assert found["stages"]["inference"]["share"] == pytest.approx(0.94)
+    assert found["stages"]["waiting"]["share"] == pytest.approx(0.01)
+    assert found["stages"]["inference"]["ms_per_window"] == pytest.approx(37_600 / 1120)
+
+
+def test_prediction_counts_the_start_once() -> None:
+    found = split(TOTALS, SECONDS, threads=2, files=600)
+    assert found["minutes"] == pytest.approx((1 + 30 * 20) / 60)
+    assert found["share_of_budget"] == pytest.approx(found["minutes"] / 90)
+    assert found["times_real_time"] == pytest.approx(60.0)
+
+
+def test_growth_leaves_out_loading_and_leaving() -> None:
+    times = np.arange(0.0, 100.0, 0.5)
+    sizes = np.where(times < 20, times * 20, np.where(times < 96, 400 + 0.5 * (times - 20), 50)) * 1e6
+    found = curve(ProcessRun(100.0, 180.0, int(sizes.max()), tuple(times), tuple(sizes.astype(int)), 0, ""))
+    assert found["growth_bytes_per_s"] == pytest.approx(0.5e6, rel=1e-3)
+    assert found["busy_threads"] == pytest.approx(1.8)
+    assert found["at"]["50%"] == pytest.approx(415e6, rel=1e-3)
+    assert len(found["time_s"]) <= 200
+
+
+def test_results_are_read_as_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "x.json", {"kind": "peers", "ms": [1.5, 2.0]})
+    assert read_json(tmp_path / "new" / "x.json") == {"kind": "peers", "ms": [1.5, 2.0]}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [("{", "not JSON"), (json.dumps({"ms": 1}), "kind"), ("[]", "kind"), (None, "cannot be read")]
+)
+def test_other_files_are_refused(tmp_path: Path, content: str | None, says: str) -> None:
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(OptionsError, match=says):
+        read_json(path)
