@@ -54,13 +54,13 @@ class ClassMap:
         sizes = [len(members) for members in self.members]
         return sum(n == 1 for n in sizes), sum(n > 1 for n in sizes), sum(n == 0 for n in sizes)
 
-    def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def apply(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
         """Map the source's logits [n, source classes] to the output's [n, classes], one class at a time."""
         columns = [
-            logits[:, list(members)].max(axis=1) if members else np.full(len(logits), NO_SIGNAL, np.float32)
+            logits[:, list(members)].max(axis=1) if members else np.full(len(logits), NO_SIGNAL, logits.dtype)
             for members in self.members
         ]
-        return np.stack(columns, axis=1).astype(np.float32)
+        return np.stack(columns, axis=1)
 
 
 def map_classes(taxonomy: Taxonomy, names: tuple[str, ...]) -> ClassMap:

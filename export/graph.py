@@ -153,7 +153,7 @@ def export_head(folds: Sequence[HeadCheckpoint], path: str | os.PathLike[str]) -
         folds: of one head, see :func:`bce.export.heads.agreeing_folds`; their logits are averaged.
         path: where the ONNX file goes.
     """
-    heads = [head for head in (fold.head for fold in folds) if isinstance(head, TensorFlowHead)]
+    heads: list[Any] = [fold.head for fold in folds if isinstance(fold.head, TensorFlowHead)]
     if heads:
         Path(path).write_bytes(mean_head(heads).SerializeToString())
         return
@@ -202,17 +202,16 @@ def torch_to_onnx(
 
 
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
-    """Check a graph with the ONNX checker and write it as one file.
+    """Write a graph as one file and check it with the ONNX checker, as it stands on disk.
 
     Raises:
         ExportError: the graph is not valid ONNX, or too large for one file.
     """
-    proto = ir.to_proto(model)
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        ir.save(model, path)
+        onnx.checker.check_model(os.fspath(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ExportError(f"the exported graph is not valid ONNX ({str(error).splitlines()[0]})", path) from error
-    Path(path).write_bytes(proto.SerializeToString())
 
 
 class MeanToPool(ir.passes.InPlacePass):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from bce.engine.bundle import Preparation
 from bce.engine.errors import ExportError
 from bce.engine.frontend import Frontend, log_mel_reference
 from bce.export.architecture import FRAMES, MELS
+from bce.export.backbone import Backbone, ProtoClassifier, build, pooled
 from bce.export.check_audio import CheckInput, prepared
 from bce.export.classes import NO_SIGNAL, ClassMap
 from bce.export.comparison import (
@@ -37,13 +39,14 @@ from bce.export.comparison import (
     compared,
     relative_l2,
 )
-from bce.export.graph import LOG_MEL, LOGITS, Outputs, definition
+from bce.export.graph import LOG_MEL, LOGITS
 from bce.export.heads import HeadCheckpoint
 from bce.export.options import EMBEDDING, LABEL
 from bce.export.sources import Reference
 from bce.export.weights import Weights
 
 BATCHES = (5, 1)
+CLASSES_AT_ONCE = 512
 SINGLE_WINDOWS = 3
 """So many windows of each kind, natural and extreme, are run one at a time as well."""
 
@@ -114,6 +117,8 @@ def prove(
 def _session(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # a second copy of every large matrix, laid out for speed, is not worth its memory for a few windows
+    options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
@@ -251,7 +256,7 @@ def _compare(
     raw = arrays["raw"]
     limit = limits.spectrogram_max_abs if item.natural else None
     if limit is not None and np.abs(raw["found"] - raw["expected"]).max() > limit:
-        truth = np.stack([log_mel_reference(window, "none") for window in item.waveforms])
+        truth: Array = np.stack([log_mel_reference(window, "none") for window in item.waveforms])
         if np.abs(raw["found"] - truth).max() <= limit:
             limit = SPECTROGRAM_ROUNDING_MAX_ABS
     yield compared(SPECTROGRAM, SPECTROGRAM, "source", item, batch, raw["found"], raw["expected"], limit)
@@ -272,30 +277,59 @@ def _compare(
 
 
 class _Exact:
-    """The torch definition in float64, built when it is first asked for."""
+    """The torch definition in float64, BatchNorm apart, built when it is first asked for."""
 
     def __init__(self, candidate: Candidate) -> None:
         self._candidate = candidate
-        self._module: Outputs | None = None
+        self._backbone: Backbone | None = None
         self._known: dict[tuple[str, int], dict[str, Array]] = {}
 
     def __call__(self, name: str, log_mel: Array) -> dict[str, Array]:
         """Every output for the log-mels [n, 500, 128] of the input of a name, float64."""
-        # one input is compared whole, and its first windows again one at a time
         key = (name, len(log_mel))
         if key not in self._known:
-            self._known[key] = self._run(log_mel)
+            with one_thread(), torch.no_grad():
+                self._known[key] = self._run(log_mel)
         return self._known[key]
 
     def _run(self, log_mel: Array) -> dict[str, Array]:
-        candidate = self._candidate
-        if self._module is None:
-            blocks = [b.index for b in candidate.weights.architecture.blocks if b.name in candidate.outputs]
-            outputs = ("blocks", *(name for name in (EMBEDDING, LABEL) if name in candidate.outputs))
-            self._module = definition(candidate.weights, blocks, outputs, candidate.class_map)[0].double()
-        with torch.no_grad():
-            arrays = self._module(torch.from_numpy(log_mel).double())
-        return {name: array.numpy() for name, array in zip(candidate.outputs, arrays, strict=True)}
+        weights, outputs = self._candidate.weights, self._candidate.outputs
+        if self._backbone is None:
+            self._backbone = build(weights).double()
+        maps = self._backbone.block_maps(torch.from_numpy(log_mel).double())
+        arrays = {
+            block.name: pooled(maps[block.index]).numpy()
+            for block in weights.architecture.blocks
+            if block.name in outputs
+        }
+        if EMBEDDING in outputs or LABEL in outputs:
+            spatial = self._backbone.head(maps[-1])
+            arrays[EMBEDDING] = pooled(spatial).numpy()
+            if LABEL in outputs:
+                arrays[LABEL] = self._label(spatial)
+        return arrays
+
+    def _label(self, spatial: torch.Tensor) -> Array:
+        """Some classes at a time: all prototypes in float64 are most of a gigabyte."""
+        prototypes, class_map = self._candidate.weights.prototypes, self._candidate.class_map
+        assert prototypes is not None
+        needed = np.arange(prototypes.classes) if class_map is None else class_map.needed
+        logits: Array = np.zeros((len(spatial), prototypes.classes))
+        for start in range(0, len(needed), CLASSES_AT_ONCE):
+            part = needed[start : start + CLASSES_AT_ONCE]
+            logits[:, part] = ProtoClassifier(prototypes.sliced(part)).double()(spatial).numpy()
+        return logits if class_map is None else class_map.apply(logits)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: its threads wait for each other by spinning, which on a busy machine takes minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compare_head(
@@ -309,7 +343,7 @@ def _compare_head(
             for start in range(0, len(item.waveforms), batch)
         ]
     )
-    with torch.no_grad():
+    with one_thread(), torch.no_grad():
         tensors = [torch.from_numpy(features[name]) for name in names]
         logits = np.stack([fold.head(tensors).numpy() for fold in candidate.folds])
     against = "tensorflow" if candidate.folds[0].config.kind == "tensorflow" else "torch"
