@@ -85,6 +85,7 @@ def write_onnx(
     swish: Swish = "sigmoid",
     names: bool = True,
     notice: str = "",
+    licence: str = "",
 ) -> None:
     """Write weights as an ONNX file of the published structure.
 
@@ -97,7 +98,7 @@ def write_onnx(
         form: the Fourier transform as a dense matrix (``perch_v2_no_dft.onnx``) or as an operator (``perch_v2.onnx``).
         swish: sigmoid as one operator or as 1 / (1 + exp(-x)), in activations and gates alike.
         names: scoped tensor names as in the published file; otherwise only inputs and outputs have a telling name.
-        notice: kept in the file's metadata under ``notice``.
+        notice, licence: kept in the file's metadata under these names.
     """
     graph = _Graph(names, swish)
     spectrogram = _frontend(graph, form)
@@ -114,8 +115,7 @@ def write_onnx(
         _classifier(graph, spatial, weights.prototypes, (height, width))
         outputs["label"] = (weights.prototypes.classes,)
     model = graph.finish({"inputs": (WINDOW_SAMPLES,)}, outputs)
-    if notice:
-        helper.set_model_props(model, {"notice": notice})
+    helper.set_model_props(model, {key: text for key, text in (("notice", notice), ("licence", licence)) if text})
     part = Path(f"{os.fspath(path)}.part")
     try:
         onnx.save(model, part)

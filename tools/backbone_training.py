@@ -238,32 +238,27 @@ def scores(model: Classifier, windows: Windows, batch: int = 16) -> NDArray[np.f
     return np.concatenate(parts)
 
 
-def train_backbone(
-    data: Dataset,
-    options: BackboneOptions,
-    after_check: Callable[[Backbone, dict[str, float]], None] = lambda backbone, figures: None,
-    *,
-    quiet: bool = True,
-) -> tuple[Backbone, float]:
-    """Train a backbone.
+@dataclass(frozen=True, eq=False)
+class TrainingWindows:
+    """What a backbone learns from.
 
-    Args:
-        data: focal clips, labelled soundscapes or both.
-        options: how.
-        after_check: called with the backbone and the figures at each validation.
-        quiet: show no progress.
+    Attributes:
+        sources: windows of soundscapes and of focal clips, where there are some; a batch has an equal share of each.
+        balance: the chance of each window of each source, float64 [windows].
+        held: windows of soundscapes to judge by; None where there are none.
+    """
 
-    Returns:
-        The backbone in evaluation mode, and the macro AUC on the held-out soundscapes (NaN without any).
+    sources: list[Windows]
+    balance: list[NDArray[np.float64]]
+    held: Windows | None
+
+
+def read_windows(data: Dataset, options: BackboneOptions, *, quiet: bool = True) -> TrainingWindows:
+    """All labelled windows of a data set, into memory.
 
     Raises:
         OptionsError: the data set has nothing to train on.
     """
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    _keep_freed_memory()
-    rng = np.random.default_rng(options.seed)
     classes = data.taxonomy.labels
     sources: list[Windows] = []
     balance: list[NDArray[np.float64]] = []
@@ -281,7 +276,34 @@ def train_backbone(
         balance.append(weight / weight.sum())
     if not sources:
         raise OptionsError("has neither focal clips nor labelled soundscapes to train on", data.root)
-    model = Classifier(Backbone(architecture(options.width)), len(classes))
+    return TrainingWindows(sources, balance, held)
+
+
+def train_backbone(
+    windows: TrainingWindows,
+    options: BackboneOptions,
+    after_check: Callable[[Backbone, dict[str, float]], None] = lambda backbone, figures: None,
+    *,
+    quiet: bool = True,
+) -> tuple[Backbone, float]:
+    """Train a backbone.
+
+    Args:
+        windows: to learn from and to judge by.
+        options: how.
+        after_check: called with the backbone and the figures at each validation.
+        quiet: show no progress.
+
+    Returns:
+        The backbone in evaluation mode, and the macro AUC on the held-out soundscapes (NaN without any).
+    """
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    _keep_freed_memory()
+    rng = np.random.default_rng(options.seed)
+    held = windows.held
+    model = Classifier(Backbone(architecture(options.width)), windows.sources[0].present.shape[1])
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -295,7 +317,7 @@ def train_backbone(
     auc, losses, began = float("nan"), [], time.monotonic()
     with tqdm(total=options.steps, unit="batch", disable=True if quiet else None) as bar:
         for step in range(1, options.steps + 1):
-            batch = augment(draw(sources, balance, options.batch, rng), options, rng)
+            batch = augment(draw(windows.sources, windows.balance, options.batch, rng), options, rng)
             on_taps, on_embedding = model(batch.log_mel)
             loss = masked_bce(on_taps, batch) + 0.5 * masked_bce(on_embedding, batch)
             optimizer.zero_grad(set_to_none=True)
@@ -324,11 +346,11 @@ def _keep_freed_memory() -> None:
             mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def write_source(backbone: Backbone, path: Path, notice: str) -> None:
+def write_source(backbone: Backbone, path: Path, notice: str, licence: str = "") -> None:
     """Write a backbone as a file of the published structure, without a classifier."""
     training = backbone.training
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_onnx(extract(backbone.eval()), path, notice=notice)
+    write_onnx(extract(backbone.eval()), path, notice=notice, licence=licence)
     backbone.train(training)
 
 
@@ -345,6 +367,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("data", type=Path, metavar="DIR", help="a data set in BirdCLEF layout")
     add("--out", type=Path, required=True, metavar="ONNX", help="the network")
     add("--notice", default="", help="shown wherever scores of this network are")
+    add("--licence", default="", help="of this network, kept in the file")
     add("--width", type=float, default=defaults.width, help="of the network; Perch's is 1.2 (default: %(default)s)")
     add("--steps", type=int, default=defaults.steps, help="batches (default: %(default)s)")
     add("--batch", type=int, default=defaults.batch, help="windows in a batch (default: %(default)s)")
@@ -369,13 +392,14 @@ def _run(arguments: argparse.Namespace) -> list[str]:
 
     def after_check(backbone: Backbone, figures: dict[str, float]) -> None:
         # an interrupt loses what came after the last check, not the run
-        write_source(backbone, out, arguments.notice)
+        write_source(backbone, out, arguments.notice, arguments.licence)
         log.append(json.dumps({name: round(value, 5) for name, value in figures.items()}))
         _write(out.with_suffix(".jsonl"), "\n".join(log) + "\n")
 
     began = time.monotonic()
-    backbone, auc = train_backbone(read_dataset(arguments.data), options, after_check, quiet=arguments.quiet)
-    write_source(backbone, out, arguments.notice)
+    windows = read_windows(read_dataset(arguments.data), options, quiet=arguments.quiet)
+    backbone, auc = train_backbone(windows, options, after_check, quiet=arguments.quiet)
+    write_source(backbone, out, arguments.notice, arguments.licence)
     return [
         f"{sum(p.numel() for p in backbone.parameters()):,} weights, {time.monotonic() - began:.0f} s; "
         f"macro ROC-AUC {auc:.4f} on held-out soundscapes",

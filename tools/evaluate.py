@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -148,19 +149,26 @@ class Evaluation:
     positives: dict[str, int]
     taxon_classes: dict[str, Score]
     sites: dict[str, Score]
+    site_groups: dict[str, Score]
     ties: Ties
     only_scores: int
     only_labels: int
     unknown: tuple[str, ...] = field(default=())
 
 
-def evaluate(matched: Matched, taxonomy: Taxonomy | None = None, resamples: int = DEFAULT_RESAMPLES) -> Evaluation:
+def evaluate(
+    matched: Matched,
+    taxonomy: Taxonomy | None = None,
+    resamples: int = DEFAULT_RESAMPLES,
+    unseen_sites: Sequence[str] = (),
+) -> Evaluation:
     """Score matched rows.
 
     Args:
         matched: scores and truth.
         taxonomy: gives each class' taxon class; without it there is no breakdown by taxon class.
         resamples: bootstrap resamples over recordings for the intervals.
+        unseen_sites: sites that nothing was learnt from; gives one AUC over them and one over the others.
 
     Raises:
         TableError: no class has both positives and negatives, or the taxonomy lacks a class.
@@ -175,12 +183,14 @@ def evaluate(matched: Matched, taxonomy: Taxonomy | None = None, resamples: int 
     site = np.array(matched.sites)
     every_row, every_class = np.ones(len(site), dtype=bool), np.ones(len(aucs), dtype=bool)
     found = ((name, _score(matched, every_row, chosen, resamples)) for name, chosen in taxa.items())
+    groups = {"seen": ~np.isin(site, list(unseen_sites)), "unseen": np.isin(site, list(unseen_sites))}
     return Evaluation(
         _score(matched, every_row, every_class, resamples),
         {name: float(auc) for name, auc in zip(matched.classes, aucs, strict=True) if not np.isnan(auc)},
         dict(zip(matched.classes, matched.present.sum(axis=0).tolist(), strict=True)),
         {name: score for name, score in found if score.classes},
         {name: _score(matched, site == name, every_class, resamples) for name in sorted(set(matched.sites))},
+        {name: _score(matched, rows, every_class, resamples) for name, rows in groups.items() if unseen_sites},
         count_ties(matched.present, matched.scores),
         matched.only_scores,
         matched.only_labels,
@@ -217,7 +227,7 @@ def describe(evaluation: Evaluation) -> list[str]:
         )
     elif e.ties.tied:
         lines.append(f"ties           {e.ties.tied} scored classes have ties between positives and negatives")
-    for title, part in (("taxon class", e.taxon_classes), ("site", e.sites)):
+    for title, part in (("taxon class", e.taxon_classes), ("site", e.sites), ("sites", e.site_groups)):
         if part:
             lines += ["", f"{title:<14} AUC     95 %              classes   rows  recordings"]
             lines += [
@@ -253,6 +263,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("scores", help="score table: .csv, .parquet, or FILE.npz:ARRAY beside row_ids and classes")
     parser.add_argument("labels", type=Path, help="train_soundscapes_labels.csv: filename, start, end, primary_label")
     parser.add_argument("--taxonomy", type=Path, metavar="CSV", help="adds the breakdown by taxon class")
+    parser.add_argument(
+        "--unseen-sites", metavar="LIST", help="such as S09,S10: judge these sites and the others apart"
+    )
     parser.add_argument("--per-class", type=Path, metavar="CSV", help="write the AUC of every class")
     parser.add_argument("--json", type=Path, metavar="JSON", help="write everything")
     parser.add_argument(
@@ -281,7 +294,8 @@ def add_name_options(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> list[str]:
     taxonomy = None if arguments.taxonomy is None else Taxonomy.read(arguments.taxonomy)
     labels = read_labels(arguments.labels, name_rule(arguments.name_pattern, arguments.utc_offset))
-    evaluation = evaluate(match(read_table(arguments.scores), labels), taxonomy, arguments.resamples)
+    unseen = tuple(name.strip() for name in (arguments.unseen_sites or "").split(",") if name.strip())
+    evaluation = evaluate(match(read_table(arguments.scores), labels), taxonomy, arguments.resamples, unseen)
     if arguments.per_class is not None:
         write_per_class(arguments.per_class, evaluation, taxonomy)
     if arguments.json is not None:

@@ -305,6 +305,7 @@ def report_lines(
     """The report as markdown: AUC out of fold and on held-out sites, a warning where they part, block weights."""
     examples = data.examples
     rows = examples.judged
+    sites = len(set(examples.site[examples.soundscape].tolist()))
     what = "soundscape windows" if examples.soundscape.any() else "chunks of focal clips"
 
     def auc(logits: NDArray[np.floating]) -> float:
@@ -314,7 +315,7 @@ def report_lines(
         f"# {options.head.kind} head, {len(data.classes)} classes, {options.folds} folds by {options.group_by}",
         "",
         f"{int((~examples.soundscape).sum())} chunks of focal clips, {int(examples.soundscape.sum())} soundscape "
-        f"windows of {len(set(examples.site[examples.soundscape].tolist()))} sites; judged on {int(rows.sum())} {what}.",
+        f"windows of {sites} sites; judged on {int(rows.sum())} {what}.",
         "",
         "| held out | macro ROC-AUC | accuracy on clips |",
         "|---|---|---|",
