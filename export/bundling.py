@@ -29,18 +29,20 @@ from bce.engine.errors import BundleError, ExportError, OptionsError
 from bce.engine.priors import Priors
 from bce.engine.taxonomy import LABEL as LABEL_COLUMN
 from bce.engine.taxonomy import SCIENTIFIC_NAME, Taxonomy
-from bce.export.check_audio import CheckInput, check_inputs
+from bce.export.calibration import calibration_windows, quantize_within_limits
+from bce.export.check_audio import CheckInput, check_inputs, recordings_in
 from bce.export.classes import ClassMap, all_classes, map_classes, numbered_names, read_perch_labels
 from bce.export.comparison import Limits, ParityReport
 from bce.export.download import resolve
 from bce.export.graph import export_backbone, export_head
 from bce.export.heads import HeadCheckpoint, agreeing_folds, first_difference
-from bce.export.options import BLOCKS, DEFAULT_BLOCKS, LABEL, OUTPUTS, ExportOptions
+from bce.export.options import BLOCKS, DEFAULT_BLOCKS, FP32, INT8, LABEL, OUTPUTS, ExportOptions
 from bce.export.parity import Candidate, prove
 from bce.export.sources import CannotRun, Reference, SourceModel, read_source
 from bce.export.tf_heads import load_head
 
 BACKBONE = "backbone.onnx"
+INT8_BACKBONE = "backbone.int8.onnx"
 Say = Callable[[str], None]
 
 
@@ -94,6 +96,8 @@ def _gather(options: ExportOptions) -> _Given:
     taxonomy = None if options.taxonomy is None else Taxonomy.read(options.taxonomy)
     labels = None if taxonomy is None else taxonomy.labels
     folds = tuple(load_head(path, labels, options.preparation) for path in options.head) if options.trained else ()
+    for path in options.calibrate:
+        recordings_in(Path(path))
     return _Given(folds, taxonomy, check_inputs(options.check_audio))
 
 
@@ -134,6 +138,11 @@ def _export(source: SourceModel, options: ExportOptions, given: _Given, say: Say
         for line in parity_lines(report):
             say(line)
         report.require()
+        if INT8 in options.precisions:
+            windows = calibration_windows(options.calibrate, plan.preparation)
+            quality = quantize_within_limits(folder / BACKBONE, folder / INT8_BACKBONE, windows, candidate.head, say)
+            say(f"wrote {INT8_BACKBONE}: {_size(folder / INT8_BACKBONE)}")
+            report = replace(report, int8=quality.to_dict())
         (folder / PARITY).write_text(report.to_json(), encoding="utf-8")
         manifest = _manifest(options, source, plan, outputs, report, folder)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -257,7 +266,7 @@ def _manifest(
         outputs=outputs,
         head=Head(kind, len(plan.folds), parameters),
         preparation=plan.preparation,
-        variants={"fp32": BACKBONE},
+        variants={FP32: BACKBONE} | ({INT8: INT8_BACKBONE} if INT8 in options.precisions else {}),
         files={file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST},
         parity=report.summary(),
         versions={"python": platform.python_version()}

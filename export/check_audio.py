@@ -53,7 +53,7 @@ def prepared(waveforms: NDArray[np.float32], preparation: Preparation) -> NDArra
 
 
 def _recorded(paths: Sequence[str | os.PathLike[str]]) -> Iterator[CheckInput]:
-    found = [file for path in paths for file in _files(Path(path))]
+    found = [file for path in paths for file in recordings_in(Path(path))]
     spread = np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST_RECORDINGS)).round().astype(int))
     for place in spread:
         path = found[place]
@@ -64,8 +64,12 @@ def _recorded(paths: Sequence[str | os.PathLike[str]]) -> Iterator[CheckInput]:
         yield CheckInput(path.name, True, np.ascontiguousarray(windows[chosen]))
 
 
-def _files(path: Path) -> list[Path]:
-    """The recordings of a path. Names may repeat, unlike in a run: no rows are named after them."""
+def recordings_in(path: Path) -> list[Path]:
+    """The recordings of a path. Names may repeat, unlike in a run: no rows are named after them.
+
+    Raises:
+        AudioError: there is no such path, or it holds no recordings.
+    """
     if not path.exists():
         raise AudioError("does not exist", path)
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in AUDIO_SUFFIXES)

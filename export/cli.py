@@ -56,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE_OR_NAME",
         help="another published form of the same model to compare with, for one that cannot run here",
     )
+    add(
+        "--precision",
+        default="fp32",
+        metavar="LIST",
+        help="fp32, or fp32,int8 for a faster, less exact second backbone",
+    )
+    add("--calibrate", nargs="+", default=(), type=Path, metavar="PATH", help="recordings to measure int8 on")
     add("--out", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add("--force", action="store_true", help="replace the bundle that is there")
     add("--info", type=Path, metavar="BUNDLE", help="describe a bundle and its proof, and do nothing else")
@@ -104,6 +111,8 @@ def _export(args: argparse.Namespace) -> None:
         priors=args.priors,
         check_audio=tuple(args.check_audio),
         check_against=args.check_against,
+        precisions=tuple(args.precision.split(",")),
+        calibrate=tuple(args.calibrate),
         force=args.force,
     )
     export_bundle(options, lambda line: print(line, flush=True))
@@ -155,6 +164,13 @@ def info_lines(bundle: Bundle) -> Iterator[str]:
         parity = json.loads(path.read_text(encoding="utf-8"))
         yield f"  parity       {parity['status']}, {len(parity['comparisons'])} comparisons"
         yield from _parity_table(parity["comparisons"])
+        if (int8 := parity.get("int8")) is not None:
+            ranks = int8["rank_correlation"]
+            yield f"    int8 against fp32 on {int8['windows']} windows, from block {int8['first_block']} on:" + (
+                "" if ranks is None else f" rank correlation {ranks:.4f}"
+            )
+            for output, value in int8["relative_l2"].items():
+                yield f"    {'int8':<12} {output:<12} {value:>9.1e}"
 
 
 def _parity_table(comparisons: Sequence[dict[str, object]]) -> Iterator[str]:

@@ -111,7 +111,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Every comparison of an export. ``numbers`` is False when the source could not be run."""
+    """Every comparison of an export. ``numbers`` is False when the source could not be run; ``int8`` is what
+    :meth:`bce.export.calibration.Quality.to_dict` says, None without an int8 backbone."""
 
     source: str
     preparation: str
@@ -119,6 +120,7 @@ class ParityReport:
     structure: tuple[str, ...]
     comparisons: tuple[Comparison, ...] = field(default=())
     limits: Limits = DEFAULT_LIMITS
+    int8: dict[str, Any] | None = None
 
     @property
     def failures(self) -> tuple[Comparison, ...]:
@@ -131,6 +133,10 @@ class ParityReport:
             unit = "max_abs" if comparison.measure == SPECTROGRAM else "relative_l2"
             key = f"{comparison.measure}_{unit}" + ("" if comparison.natural else "_extremes")
             worst[key] = max(worst.get(key, 0.0), comparison.gated_value)
+        if self.int8 is not None:
+            worst["int8_relative_l2"] = max(self.int8["relative_l2"].values())
+            if self.int8["rank_correlation"] is not None:
+                worst["int8_rank_correlation"] = self.int8["rank_correlation"]
         return worst
 
     def require(self) -> None:
@@ -158,6 +164,7 @@ class ParityReport:
             "limits": asdict(self.limits),
             "summary": self.summary(),
             "structure": self.structure,
+            "int8": self.int8,
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
         }
         return json.dumps(content, indent=1) + "\n"

@@ -18,6 +18,8 @@ DEFAULT_BLOCKS = (21, 24, 25)
 BLOCKS = "blocks"
 OUTPUTS = (BLOCKS, EMBEDDING, LABEL)
 LAST_BLOCK = 25
+FP32, INT8 = "fp32", "int8"
+PRECISIONS = (FP32, INT8)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class ExportOptions:
         priors: a table of site and hour to go into the bundle.
         check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
         check_against: another published form of the same model whose numbers are the proof; None for the source's own.
+        precisions: "fp32", and "int8" beside it where wanted.
+        calibrate: recordings and folders on which int8 is compared with fp32; needed for it.
         force: replace a bundle that is there.
     """
 
@@ -50,6 +54,8 @@ class ExportOptions:
     priors: str | os.PathLike[str] | None = None
     check_audio: tuple[str | os.PathLike[str], ...] = ()
     check_against: str | Path | None = None
+    precisions: tuple[str, ...] = (FP32,)
+    calibrate: tuple[str | os.PathLike[str], ...] = ()
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -70,6 +76,15 @@ class ExportOptions:
             raise OptionsError(
                 f"preparation '{self.preparation}' is unknown: choose {', '.join(get_args(Preparation))}"
             )
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise OptionsError(f"precision '{precision}' is unknown: give fp32, or fp32,int8")
+        if FP32 not in self.precisions:
+            raise OptionsError(
+                "precision: fp32 is always part of a bundle, int8 is measured against it: give fp32,int8"
+            )
+        if (INT8 in self.precisions) != bool(self.calibrate):
+            raise OptionsError("--precision fp32,int8 and --calibrate FOLDER_OF_RECORDINGS go together")
         if PERCH_HEAD in self.head and len(self.head) > 1:
             raise OptionsError("head: give either 'perch' or checkpoints, not both")
         if self.trained and BLOCKS not in self.outputs:
