@@ -50,6 +50,10 @@ CLASSES_AT_ONCE = 512
 SINGLE_WINDOWS = 3
 """So many windows of each kind, natural and extreme, are run one at a time as well."""
 
+LONG_SUM_RELATIVE_L2 = 1e-4
+"""A mean over a map of the first blocks adds up to 15,687 numbers in float32. On digital silence they are all equal, so
+that all roundings go one way: such a mean may be this far from the exact one, however near the source happens to be."""
+
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -269,7 +273,10 @@ def _compare(
         limit = limits.backbone_relative_l2
         if limit is not None and relative_l2(fed, expected) > limit:
             truth = exact(item.name, arrays["expected"][SPECTROGRAM])[name][:, columns]
-            if relative_l2(fed, truth) <= ROUNDING_RATIO * relative_l2(expected, truth):
+            allowed = ROUNDING_RATIO * relative_l2(expected, truth)
+            if not item.natural:
+                allowed = max(allowed, LONG_SUM_RELATIVE_L2)
+            if relative_l2(fed, truth) <= allowed:
                 limit = max(limit, ROUNDING_RELATIVE_L2 if item.natural else ROUNDING_RELATIVE_L2_EXTREMES)
         yield compared("backbone", name, "source", item, batch, fed, expected, limit)
         limit = limits.end_to_end_relative_l2 if item.natural else None
