@@ -168,6 +168,12 @@ def accuracy(examples: Examples, logits: NDArray[np.floating]) -> float:
     return float((total.argmax(axis=1) == examples.present[clips][first].argmax(axis=1)).mean())
 
 
+def fold_count(examples: Examples, options: TrainOptions, by: GroupBy) -> int:
+    """The folds of the options, but no more than there are sites to hold out."""
+    sites = len(set(examples.site[examples.soundscape].tolist()))
+    return min(options.folds, sites) if by == "site" and sites else options.folds
+
+
 def disagreement(examples: Examples, oof: NDArray[np.floating], by_site: NDArray[np.floating]) -> tuple[float, float]:
     """95 % bootstrap interval over recordings of how much higher the first AUC is than the second."""
     rows = examples.judged
@@ -273,7 +279,7 @@ def _run(arguments: argparse.Namespace) -> list[str]:
         logits = out_of_fold(examples, options, note, keep)
         second = None
         if twice:
-            again = replace(options, group_by=other, folds=min(options.folds, len(sites)))
+            again = replace(options, group_by=other, folds=fold_count(examples, options, other))
             bar.reset(again.folds * options.epochs)
             second = out_of_fold(examples, again, lambda line: bar.update() and None, lambda result: None)
     _write_npz(out / "out_of_fold.npz", row_ids=np.array(data.row_ids), classes=np.array(data.classes), logits=logits)
@@ -317,21 +323,25 @@ def report_lines(
         f"{int((~examples.soundscape).sum())} chunks of focal clips, {int(examples.soundscape.sum())} soundscape "
         f"windows of {sites} sites; judged on {int(rows.sum())} {what}.",
         "",
-        "| held out | macro ROC-AUC | accuracy on clips |",
-        "|---|---|---|",
+        "| held out | macro ROC-AUC | mean of the folds' own | accuracy on clips |",
+        "|---|---|---|---|",
     ]
 
-    def row(title: str, logits: NDArray[np.floating]) -> str:
+    def row(title: str, logits: NDArray[np.floating], by: GroupBy) -> str:
         right = accuracy(examples, logits)
-        return f"| {title} | {auc(logits):.4f} | {'-' if np.isnan(right) else f'{right:.4f}'} |"
+        fold = split(examples, fold_count(examples, options, by), by, options.seed)
+        own = [rows & (fold == number) for number in range(fold.max() + 1)]
+        folds = mean(np.array([macro_auc(examples.present[of], logits[of]) for of in own if of.any()]))
+        return f"| {title} | {auc(logits):.4f} | {folds:.4f} | {'-' if np.isnan(right) else f'{right:.4f}'} |"
 
     if by_recording is not None:
-        lines.append(row("recordings (out of fold)", by_recording))
+        lines.append(row("recordings (out of fold)", by_recording, "recording"))
     if by_site is not None:
-        lines.append(row("sites", by_site))
+        lines.append(row("sites", by_site, "site"))
     if baseline is not None:
-        lines.append(row(f"{options.group_by}s, logistic regression on {baseline[0]}", baseline[1]))
-    lines += ["", f"Folds: {', '.join(f'{value:.4f}' for value in fold_auc)}; mean {mean(np.array(fold_auc)):.4f}.", ""]
+        title = f"{options.group_by}s, logistic regression on {baseline[0]}"
+        lines.append(row(title, baseline[1], options.group_by))
+    lines += ["", f"Folds: {', '.join(f'{value:.4f}' for value in fold_auc)}.", ""]
     if by_recording is not None and by_site is not None:
         gap = auc(by_recording) - auc(by_site)
         low, high = disagreement(examples, by_recording, by_site)

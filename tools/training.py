@@ -23,6 +23,8 @@ from bce.tools.metrics import macro_auc
 
 GroupBy = Literal["recording", "site"]
 Log = Callable[[dict[str, Any]], None]
+FEWEST_STEPS = 20
+"""Batches of an epoch; with few rows more than one look at each."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def train_one(
     head.fit(inputs)
     present = torch.from_numpy(train.present.astype(np.float32))
     known = torch.from_numpy(train.known.astype(np.float32))
-    steps = max(1, math.ceil(len(train) / options.batch))
+    steps = max(FEWEST_STEPS, math.ceil(len(train) / options.batch))
     optimizer = torch.optim.AdamW(head.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * steps)
     sampler = Sampler(train, options)
