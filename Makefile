@@ -46,17 +46,15 @@ test: setup
 	$(BIN)/python -m pytest -q
 
 # the light install of the README: no torch, no onnx
-test-base: setup
-	rm -rf build $(VENV)-base
+test-base:
+	rm -rf build/lib build/bdist.* $(VENV)-base # a wheel takes what an earlier build left
 	$(PYTHON) -m venv $(VENV)-base
 	$(VENV)-base/bin/python $(PIP) -c constraints.txt .
-	$(BIN)/python -m bce.export.standin build/stand_in.onnx --classes 24 --width 0.3
-	$(BIN)/bce-export --perch build/stand_in.onnx --head perch --out build/bundle
-	cd build && ../$(VENV)-base/bin/python ../tests/base_install.py bundle
+	cd $(VENV)-base && bin/python ../tests/base_install.py
 
 # SavedModels, TFLite files and Keras heads, against TensorFlow and LiteRT, in an environment of their own
 test-tensorflow: $(VENV)-tf/.installed
-	TF_CPP_MIN_LOG_LEVEL=2 TF_ENABLE_ONEDNN_OPTS=0 $(VENV)-tf/bin/python -m pytest -q tests/tensorflow
+	TF_CPP_MIN_LOG_LEVEL=2 TF_ENABLE_ONEDNN_OPTS=0 $(VENV)-tf/bin/python -m pytest -q tests/tensorflow_lane
 
 $(VENV)-tf/.installed: pyproject.toml constraints.txt constraints-tensorflow.txt
 	$(PYTHON) -m venv $(VENV)-tf

@@ -153,20 +153,7 @@ def build(weights: Weights) -> Backbone:
 
 def extract(backbone: Backbone, prototypes: Prototypes | None = None) -> Weights:
     """The weights of a backbone: the inverse of :func:`build`, for models trained here."""
-    blocks = tuple(
-        BlockWeights(
-            expand=None if module.expand is None else _conv_weights(module.expand),
-            depthwise=_conv_weights(module.depthwise),
-            gate=SqueezeExcite(
-                _array(module.gate.reduce.weight.flatten(1)),
-                _array(module.gate.reduce.bias),
-                _array(module.gate.expand.weight.flatten(1)),
-                _array(module.gate.expand.bias),
-            ),
-            project=_conv_weights(module.project),
-        )
-        for module in backbone.blocks
-    )
+    blocks = tuple(_block_weights(module) for module in backbone.blocks)
     return Weights(
         backbone.architecture, _conv_weights(backbone.stem), blocks, _conv_weights(backbone.head), prototypes
     )
@@ -207,6 +194,24 @@ def _conv_weights(module: ConvNormAct) -> ConvNorm:
     )
 
 
+def _block_weights(module: nn.Module) -> BlockWeights:
+    assert isinstance(module, MBConv)
+    reduce, expand = module.gate.reduce, module.gate.expand
+    assert reduce.bias is not None
+    assert expand.bias is not None
+    return BlockWeights(
+        expand=None if module.expand is None else _conv_weights(module.expand),
+        depthwise=_conv_weights(module.depthwise),
+        gate=SqueezeExcite(
+            _array(reduce.weight.flatten(1)),
+            _array(reduce.bias),
+            _array(expand.weight.flatten(1)),
+            _array(expand.bias),
+        ),
+        project=_conv_weights(module.project),
+    )
+
+
 def _load_conv(module: ConvNormAct, weights: ConvNorm) -> None:
     norm = module.norm
     assert isinstance(norm, nn.BatchNorm2d)
@@ -232,5 +237,6 @@ def _load_block(module: nn.Module, weights: BlockWeights) -> None:
             (module.gate.reduce, gate.reduce_kernel, gate.reduce_bias),
             (module.gate.expand, gate.expand_kernel, gate.expand_bias),
         ):
+            assert layer.bias is not None
             layer.weight.copy_(_tensor(kernel)[:, :, None, None])
             layer.bias.copy_(_tensor(bias))

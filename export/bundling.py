@@ -327,6 +327,11 @@ def parity_lines(report: ParityReport) -> Iterator[str]:
         yield "parity: structure checked, numbers not (the source cannot run here)"
     for key, value in report.summary().items():
         yield f"parity: {key.replace('_', ' ')} {value:.1e}"
+    if report.rounded:
+        yield (
+            f"parity: {len(report.rounded)} of {len(report.comparisons)} comparisons are over the first limit by"
+            " float32 rounding that the source has as well; parity.json has the limit applied to each"
+        )
 
 
 def _size(path: Path) -> str:

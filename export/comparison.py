@@ -126,6 +126,19 @@ class ParityReport:
     def failures(self) -> tuple[Comparison, ...]:
         return tuple(comparison for comparison in self.comparisons if not comparison.passed)
 
+    @property
+    def rounded(self) -> tuple[Comparison, ...]:
+        """What passed only because the source is as far from exact as the bundle."""
+        first = {SPECTROGRAM: self.limits.spectrogram_max_abs, "backbone": self.limits.backbone_relative_l2}
+        return tuple(
+            comparison
+            for comparison in self.comparisons
+            if comparison.limit is not None
+            and comparison.passed
+            and (limit := first.get(comparison.measure)) is not None
+            and comparison.gated_value > limit
+        )
+
     def summary(self) -> dict[str, float]:
         """The largest difference of each measure, on natural audio and on extremes."""
         worst: dict[str, float] = {}

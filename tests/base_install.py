@@ -1,9 +1,9 @@
 """Proof that the base install is enough to run a bundle. Run with the Python of such an install:
 
-    python tests/base_install.py BUNDLE
+    python tests/base_install.py
 
-Makes recordings, runs ``bce-infer`` over them as a user would, and checks the table, the exit code, and that nothing
-heavy is installed or imported.
+Makes recordings, runs ``bce-infer`` with the embedded model over them as a user would, and checks the table, the exit
+code, and that nothing heavy is installed or imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check(holds: bool, what: str) -> None:
         sys.exit(1)
 
 
-def main(bundle: str) -> None:
+def main() -> None:
     scripts = Path(sys.executable).parent
     for name in HEAVY:
         check(find_spec(name) is None, f"{name} is not installed")
@@ -48,14 +48,14 @@ def main(bundle: str) -> None:
                     file.write(0.1 * rng.standard_normal(RATE))
         (recordings / "broken.ogg").write_text("not audio")
         out = Path(folder) / "submission.csv"
-        command = [scripts / "bce-infer", "--bundle", bundle, "--threads", "2", "--out", out, recordings]
+        command = [scripts / "bce-infer", "--threads", "2", "--out", out, recordings]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         print(run.stderr)
         check(run.returncode == 3, "bce-infer says with exit code 3 that a recording failed")
         check("broken.ogg" in run.stderr, "and names it")
         with open(out, newline="") as file:
             rows = list(csv.reader(file))
-        check(len(rows) == 1 + 12 + 2 + 12, "the table has a row for every chunk")
+        check(len(rows) == 1 + 12 + 3 + 12, "the table has a row for every chunk")
         values = np.array([row[1:] for row in rows[1:]], dtype=float)
         check(bool(((values > 0) & (values < 1)).all()), "all scores are probabilities")
         check(len(np.unique(values[:12, 0])) == 12, "and they follow the audio")
@@ -67,4 +67,4 @@ def main(bundle: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
