@@ -310,7 +310,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--repeats", type=int, default=defaults.repeats, help="draws (default: %(default)s)")
     add("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     add("--umap", default="21,24,25", metavar="LIST", help="blocks to draw, or none (default: %(default)s)")
-    add("--compare-head", type=Path, metavar="CHECKPOINT", help="a trained scalar mix, to set its weights beside this")
+    add("--compare-head", type=Path, metavar="CHECKPOINT", help="a trained head, to set its block weights beside this")
     add_feature_options(parser)
     parser.set_defaults(run=_run)
 

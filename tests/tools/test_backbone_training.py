@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bce.engine.errors import OptionsError  # noqa: E402
 from bce.engine.frontend import LOWEST, log_mel_reference  # noqa: E402
 from bce.export.backbone import pooled  # noqa: E402
 from bce.export.sources import read_source  # noqa: E402
+from bce.tools import cli  # noqa: E402
 from bce.tools.backbone_training import (  # noqa: E402
     BackboneOptions,
     Batch,
@@ -153,3 +155,18 @@ def test_options_out_of_range_are_refused() -> None:
         BackboneOptions(width=2.0)
     with pytest.raises(OptionsError, match="steps is 0"):
         BackboneOptions(steps=0)
+
+
+def test_the_command_writes_what_an_export_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "d", SynthOptions(species=4, clips_per_species=1, train_soundscapes=0, test_soundscapes=0,
+                                               jobs=1))  # fmt: skip
+    out = tmp_path / "net.onnx"
+    arguments = ["backbone", str(tmp_path / "d"), "--out", str(out), "--steps", "2", "--batch", "4", "--width", "0.1",
+                 "--threads", "1", "--notice", "for a test", "--licence", "CC0", "--quiet"]  # fmt: skip
+    assert cli.main(arguments) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    source = read_source(out)
+    assert (source.notice, source.licence) == ("for a test", "CC0")
+    lines = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert lines[0]["options"]["steps"] == 2
+    assert [line["step"] for line in lines[1:]] == [1, 2]
