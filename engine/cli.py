@@ -105,6 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(args)
     except BceError as error:
         print(f"bce-infer: {error}", file=sys.stderr)
+    except OSError as error:  # a full disk, a file that vanished
+        print(f"bce-infer: {error.filename or 'writing'}: {error.strerror or error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("bce-infer: interrupted", file=sys.stderr)
         code = 130
@@ -127,9 +130,11 @@ def _run(args: argparse.Namespace) -> int:
     path = bundle_path(args.bundle)
     # slow imports come after everything that can be said without them
     from bce.engine.bundle import Bundle
-    from bce.engine.run import infer
+    from bce.engine.run import check_place, infer
 
     options = _options(args)
+    if args.report is not None:
+        check_place(args.report)
     bundle = Bundle.load(path)
     say: Callable[[str], None] = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     if bundle.manifest.notice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from bce.engine.pipeline import Engine, EngineOptions
 from bce.engine.postprocess import PostprocessOptions, Postprocessor, Step
 from bce.engine.priors import Basis, Priors
 from bce.engine.progress import Progress
-from bce.engine.recordings import NameRule, Recording, find_recordings
+from bce.engine.recordings import NameRule, NoRecordingsError, Recording, find_recordings
 from bce.engine.report import RunReport
 from bce.engine.results import RecordingResult
 from bce.engine.score_files import CHUNK_S, check_format
@@ -73,16 +74,15 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     """
     began = time.monotonic()
     report = RunReport(bundle=_describe(bundle), settings=_settings(options))
+    _check_outputs(bundle, options)
     sample = _read_sample(bundle, options)
-    if sample is not None and not options.paths:
+    recordings = _find(options, may_be_none=sample is not None)
+    if sample is not None and not recordings:
         sample.write_unchanged(_out(options))
         report.rows = report.filled = len(sample.row_ids)
         report.missing = list(sample.expected)
         report.wall_s = time.monotonic() - began
         return report
-    _check_outputs(bundle, options)
-    rule = {} if options.name_rule is None else {"rule": options.name_rule}
-    recordings = find_recordings(options.paths, **rule)
     if sample is not None:
         report.missing = _compare(sample, recordings)
     postprocessor = _postprocessor(bundle, options)
@@ -176,20 +176,46 @@ def _out(options: RunOptions) -> Path:
     return options.out
 
 
+def _find(options: RunOptions, *, may_be_none: bool) -> list[Recording]:
+    """The recordings; with a sample submission there may be none, as in a notebook's dry run."""
+    if not options.paths and not may_be_none:
+        raise OptionsError("no recordings: name files or folders")
+    rule = {} if options.name_rule is None else {"rule": options.name_rule}
+    try:
+        return find_recordings(options.paths, **rule)
+    except NoRecordingsError:
+        if may_be_none:
+            return []
+        raise
+
+
 def _check_outputs(bundle: Bundle, options: RunOptions) -> None:
     """Refuse what could not be written before anything runs."""
-    if not options.paths:
-        raise OptionsError("no recordings: name files or folders")
     if options.out is not None and bundle.manifest.head.kind == "none":
         raise OptionsError(
             "has no head, so there are no scores to write: ask for --features alone, or export it with --head",
             bundle.path,
         )
     for out in (options.out, options.features_out):
-        if out is not None and not out.absolute().parent.is_dir():
-            raise OptionsError("its folder does not exist: make it first", out)
+        if out is not None:
+            check_place(out)
     if options.out is not None:
         check_format(options.out)
+
+
+def check_place(out: Path) -> None:
+    """Refuse a file that could not be written.
+
+    Raises:
+        OptionsError: its folder does not exist or is not writable, or it is a folder itself.
+    """
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise OptionsError("its folder does not exist: make it first", out)
+    if not os.access(folder, os.W_OK):
+        raise OptionsError("its folder is not writable: choose another place", out)
+    if out.is_dir():
+        raise OptionsError("is a folder, expected the name of a file to write", out)
 
 
 def _compare(sample: SampleSubmission, recordings: Sequence[Recording]) -> list[str]:

@@ -69,6 +69,8 @@ def test_quiet_says_only_what_went_wrong(
         (["{bundle}", "--budget-minutes", "2", "{sounds}"], "reserve of 3 minutes"),
         (["{bundle}", "--name-pattern", "(", "{sounds}"], "not a regular expression"),
         (["{bundle}", "--sample-submission", "no.csv", "{sounds}"], "no.csv"),
+        (["{bundle}", "--report", "no/run.json", "{sounds}"], "no/run.json: its folder does not exist"),
+        (["{bundle}", "--out", "no/s.csv", "{sounds}"], "no/s.csv: its folder does not exist"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(

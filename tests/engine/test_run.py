@@ -307,9 +307,14 @@ def test_other_classes_are_refused(small_bundle: Bundle, two: Path, tmp_path: Pa
         infer(small_bundle, options(two, out=tmp_path / "out.csv", sample_submission=sample))
 
 
-def test_a_sample_without_recordings_is_written_unchanged(small_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folders", [0, 1])
+def test_a_sample_without_recordings_is_written_unchanged(small_bundle: Bundle, tmp_path: Path, folders: int) -> None:
+    """A notebook's dry run: no recordings named, or a folder that is still empty."""
     sample = write_sample(tmp_path / "sample.csv", ["a_5", "a_10"], small_bundle.classes)
-    report = infer(small_bundle, options(out=tmp_path / "out.csv", sample_submission=sample))
+    empty = [tmp_path / "test_soundscapes"] * folders
+    for folder in empty:
+        folder.mkdir()
+    report = infer(small_bundle, options(*empty, out=tmp_path / "out.csv", sample_submission=sample))
     assert report.exit_code == 3
     table = read_scores(tmp_path / "out.csv")
     assert list(table.row_ids) == ["a_5", "a_10"]
