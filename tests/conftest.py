@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from importlib import util
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# what CI says of a commit must not depend on the day: there the examples are the same every time
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 if TYPE_CHECKING:
     from bce.export.weights import Weights
