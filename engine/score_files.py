@@ -40,11 +40,11 @@ META = pa.schema(
 )
 """What parquet tables of a run also say of each row."""
 
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 2 << 20
 
 
 def batch_rows(classes: int) -> int:
-    """How many rows of float64 scores are read or written at once: about 16 MB of them."""
+    """How many rows of float64 scores are read or written at once: about 2 MB of them."""
     return max(1, BATCH_BYTES // (8 * max(1, classes)))
 
 
