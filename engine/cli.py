@@ -161,8 +161,7 @@ def _plan(bundle: Bundle, options: RunOptions) -> int:
     from bce.engine.plan import plan
     from bce.engine.recordings import find_recordings
 
-    rule = {} if options.name_rule is None else {"rule": options.name_rule}
-    recordings = find_recordings(options.paths, **rule)
+    recordings = find_recordings(options.paths, options.name_rule)
     made = plan(bundle, options.engine, recordings, time.monotonic() - process_began())
     print("\n".join(made.lines(None if options.budget is None else options.budget.minutes)))
     return 0
@@ -181,22 +180,20 @@ def _name_the_bad(report: RunReport) -> None:
 def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.budget import BudgetOptions
     from bce.engine.pipeline import EngineOptions, usable_cpus
-    from bce.engine.recordings import NameRule
+    from bce.engine.recordings import BIRDCLEF, NameRule
     from bce.engine.run import RunOptions
     from bce.engine.windows import parse_shifts
 
     out = args.out
     if out is None and args.features is None:
         out = Path("submission.csv")
-    rule = None
-    if args.name_pattern is not None or args.utc_offset:
-        rule = NameRule(utc_offset_h=args.utc_offset, **({"pattern": args.name_pattern} if args.name_pattern else {}))
+    pattern = BIRDCLEF.pattern if args.name_pattern is None else args.name_pattern
     return RunOptions(
         paths=tuple(args.paths),
         out=out,
         features_out=args.features,
         sample_submission=args.sample_submission,
-        name_rule=rule,
+        name_rule=NameRule(pattern, args.utc_offset),
         engine=EngineOptions(
             threads=usable_cpus() if args.threads is None else args.threads,
             shifts_s=parse_shifts(args.shifts),

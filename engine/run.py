@@ -20,7 +20,7 @@ from bce.engine.pipeline import Engine, EngineOptions
 from bce.engine.postprocess import PostprocessOptions, Postprocessor, Step
 from bce.engine.priors import Basis, Priors
 from bce.engine.progress import Progress
-from bce.engine.recordings import NameRule, NoRecordingsError, Recording, find_recordings
+from bce.engine.recordings import BIRDCLEF, NameRule, NoRecordingsError, Recording, find_recordings
 from bce.engine.report import RunReport
 from bce.engine.results import RecordingResult
 from bce.engine.score_files import CHUNK_S, check_format
@@ -52,7 +52,7 @@ class RunOptions:
     out: Path | None
     features_out: Path | None = None
     sample_submission: Path | None = None
-    name_rule: NameRule | None = None
+    name_rule: NameRule = BIRDCLEF
     engine: EngineOptions = field(default_factory=EngineOptions)
     postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
     required: tuple[Step, ...] = ()
@@ -180,9 +180,8 @@ def _find(options: RunOptions, *, may_be_none: bool) -> list[Recording]:
     """The recordings; with a sample submission there may be none, as in a notebook's dry run."""
     if not options.paths and not may_be_none:
         raise OptionsError("no recordings: name files or folders")
-    rule = {} if options.name_rule is None else {"rule": options.name_rule}
     try:
-        return find_recordings(options.paths, **rule)
+        return find_recordings(options.paths, options.name_rule)
     except NoRecordingsError:
         if may_be_none:
             return []

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from support.sounds import write_sound
 
@@ -157,3 +158,10 @@ def test_a_plan_tells_the_time_and_writes_nothing(
     assert all(0 <= m < 10 for m in minutes)
     assert all("of 90 minutes" in line for line in lines[1:])
     assert os.listdir(tmp_path) == []
+
+
+def test_a_recorder_on_local_time_needs_no_pattern_of_its_own(small_bundle: Bundle, tmp_path: Path) -> None:
+    write_sound(tmp_path / "BC2026_Test_0001_S05_20250227_010002.wav", 5.0, 1)
+    out = tmp_path / "s.parquet"
+    assert run("--bundle", small_bundle.path, "--quiet", "--utc-offset", -4, "--out", out, tmp_path) == 0
+    assert pq.read_table(out)["start_time"][0].as_py().isoformat() == "2025-02-27T05:00:02+00:00"
