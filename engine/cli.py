@@ -180,20 +180,19 @@ def _name_the_bad(report: RunReport) -> None:
 def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.budget import BudgetOptions
     from bce.engine.pipeline import EngineOptions, usable_cpus
-    from bce.engine.recordings import BIRDCLEF, NameRule
+    from bce.engine.recordings import name_rule
     from bce.engine.run import RunOptions
     from bce.engine.windows import parse_shifts
 
     out = args.out
     if out is None and args.features is None:
         out = Path("submission.csv")
-    pattern = BIRDCLEF.pattern if args.name_pattern is None else args.name_pattern
     return RunOptions(
         paths=tuple(args.paths),
         out=out,
         features_out=args.features,
         sample_submission=args.sample_submission,
-        name_rule=NameRule(pattern, args.utc_offset),
+        name_rule=name_rule(args.name_pattern, args.utc_offset),
         engine=EngineOptions(
             threads=usable_cpus() if args.threads is None else args.threads,
             shifts_s=parse_shifts(args.shifts),

@@ -106,6 +106,11 @@ BIRDCLEF = NameRule(r"^BC\d{4}_[A-Za-z]+_(?P<id>\d+)_(?P<site>S\d+)_(?P<date>\d{
 """``BC2026_Train_0001_S08_20250606_030007``: times are UTC, numbers have four digits or more."""
 
 
+def name_rule(pattern: str | None, utc_offset_h: float) -> NameRule:
+    """The rule of ``--name-pattern`` and ``--utc-offset``; BirdCLEF's pattern if none is given."""
+    return NameRule(BIRDCLEF.pattern if pattern is None else pattern, utc_offset_h)
+
+
 def find_recordings(paths: Sequence[str | os.PathLike[str]], rule: NameRule = BIRDCLEF) -> list[Recording]:
     """Find the recordings of files and folders.
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import OptionsError, TableError
-from bce.engine.recordings import Recording
+from bce.engine.recordings import Recording, name_rule
 from bce.engine.scores import ScoreTable, read_scores
 from bce.engine.taxonomy import Taxonomy
-from bce.tools.labels import WindowLabels, name_rule, read_labels
+from bce.tools.labels import WindowLabels, read_labels
 from bce.tools.metrics import Ranking, Resamples, Ties, count_ties, interval, mean
 
 DEFAULT_RESAMPLES = 1000

@@ -135,8 +135,3 @@ def _seconds(text: str, number: int, path: Path) -> int:
     for part in parts:
         seconds = 60 * seconds + int(part)
     return seconds
-
-
-def name_rule(pattern: str | None, utc_offset_h: float) -> NameRule:
-    """The rule of ``--name-pattern`` and ``--utc-offset``; BirdCLEF's pattern if none is given."""
-    return NameRule(BIRDCLEF.pattern if pattern is None else pattern, utc_offset_h)

@@ -8,9 +8,10 @@ from pathlib import Path
 from bce.engine.errors import OptionsError
 from bce.engine.postprocess import PostprocessOptions, parse_sigma, parse_taxonomy_smoothing, taxonomy_groups
 from bce.engine.priors import Shrinkage
+from bce.engine.recordings import name_rule
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.evaluate import add_name_options, match, read_table, resample_count
-from bce.tools.labels import WindowLabels, name_rule, read_labels
+from bce.tools.labels import WindowLabels, read_labels
 from bce.tools.prior_study import Judge, as_logits, as_markdown, fit_priors, study, study_unseen
 
 STRENGTHS = "0.1,0.3,0.5"

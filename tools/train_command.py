@@ -18,12 +18,12 @@ from tqdm import tqdm
 from bce.engine.bundle import Bundle
 from bce.engine.default import bundle_path
 from bce.engine.errors import OptionsError
+from bce.engine.recordings import name_rule
 from bce.engine.score_files import row_id
 from bce.export.heads import PRESETS, HeadCheckpoint, save_checkpoint
 from bce.tools.datasets import TAXONOMY, Clips, Soundscapes, read_clips, read_dataset
 from bce.tools.evaluate import add_name_options
 from bce.tools.features import CHUNK_S, FeatureOptions, FeatureTable, add_feature_options, read_features
-from bce.tools.labels import name_rule
 from bce.tools.metrics import Ranking, Resamples, interval, macro_auc, mean
 from bce.tools.plots import curves
 from bce.tools.training import Examples, GroupBy, TrainOptions, block_weights, split, train_folds

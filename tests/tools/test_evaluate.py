@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from bce.engine.errors import OptionsError, TableError
+from bce.engine.recordings import name_rule
 from bce.engine.scores import ScoreTable, write_scores
 from bce.tools.cli import COMMANDS, main
 from bce.tools.evaluate import evaluate, match, read_table
-from bce.tools.labels import name_rule, read_labels
+from bce.tools.labels import read_labels
 
 HEADER = "filename,start,end,primary_label\n"
 A, B = "BC2026_Train_0001_S08_20250606_235955", "BC2026_Train_10012_S22_20250607_040000"
