@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from bce.engine.audio import AudioBlock, AudioReader
 from bce.engine.bundle import WINDOW_S, Bundle
-from bce.engine.errors import AudioError, OptionsError
+from bce.engine.errors import AudioError, BceError, OptionsError
 from bce.engine.frontend import Frontend
 from bce.engine.model import Model
+from bce.engine.openvino_backbone import OpenVinoBackbone
 from bce.engine.pipeline import Engine, EngineOptions
 from bce.engine.recordings import Recording
 from bce.engine.windows import WINDOW_SAMPLES, plan_windows
@@ -174,15 +175,33 @@ def engine(bundle: Bundle, precision: str, audio: Audio, threads: int) -> Contes
 
 def backbone(bundle: Bundle, precision: str, mels: NDArray[np.float32], threads: int) -> Contestant:
     """``bce``'s backbone alone, one window a call: what the matrix-product bound is compared with."""
-    model = Model(bundle, precision)
+    return _one_by_one(f"bce {precision}, backbone alone", Model(bundle, precision).features, mels, threads)
+
+
+def openvino_backbone(name: str, bundle: Bundle, precision: str, mels: NDArray[np.float32], threads: int) -> Contestant:
+    """The same as ``bce-infer --backend openvino`` runs it, but unchecked: seeded weights would not pass in bfloat16.
+
+    Raises:
+        NotHere: OpenVINO is not installed, or the CPU has no such precision.
+    """
+    try:
+        other = OpenVinoBackbone(bundle.backbone(), precision, threads)
+    except BceError as error:
+        raise NotHere(error.reason) from None
+    return _one_by_one(name, other.run, mels, threads)
+
+
+def _one_by_one(
+    name: str, call: Callable[[NDArray[np.float32]], Any], mels: NDArray[np.float32], threads: int
+) -> Contestant:
     pool = ThreadPoolExecutor(threads)
 
     def go() -> int:
-        for _ in pool.map(lambda index: model.features(mels[index : index + 1]), range(len(mels))):
+        for _ in pool.map(lambda index: call(mels[index : index + 1]), range(len(mels))):
             pass
         return len(mels)
 
-    return Contestant(f"bce {precision}, backbone alone", threads, go, "log-mel not counted")
+    return Contestant(name, threads, go, "log-mel not counted")
 
 
 def log_mels(bundle: Bundle, audio: Audio) -> NDArray[np.float32]:

@@ -159,14 +159,17 @@ def _field(
         yield ways.onnx_runtime(STOCK, model, sounds, threads, ways.BATCH, f"all outputs, batch {ways.BATCH}")
         yield ways.onnx_runtime(HEADLESS, cut, sounds, threads, ways.BATCH, f"embedding only, batch {ways.BATCH}")
         yield ways.onnx_runtime(f"{HEADLESS}, one by one", cut, sounds, threads, 1, "embedding only, batch 1")
-        cut_note, mel_note = "embedding only, batch 1", "log-mel not counted"
+        cut_note = "embedding only, batch 1"
         others: dict[str, Callable[[str], Contestant]] = {
             "LiteRT": partial(_tflite, model=options.tflite, inputs=sounds, threads=threads),
             "headless graph, OpenVINO": partial(
                 ways.openvino, model=cut, inputs=sounds, threads=threads, batch=1, note=cut_note
             ),
-            "bce's graph, OpenVINO": partial(
-                ways.openvino, model=made.backbone(), inputs=mels, threads=threads, batch=1, note=mel_note
+            "bce fp32, backbone alone, OpenVINO": partial(
+                ways.openvino_backbone, bundle=made, precision="fp32", mels=mels, threads=threads
+            ),
+            "bce bf16, backbone alone, OpenVINO": partial(
+                ways.openvino_backbone, bundle=made, precision="bf16", mels=mels, threads=threads
             ),
         }
         for name, make in others.items():

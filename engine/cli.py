@@ -82,7 +82,13 @@ def parser() -> argparse.ArgumentParser:
         help="a group to leave alone, such as Insect; may be given again",
     )
     add("--raw", action="store_true", help="no prior, no smoothing: the mean of the shifts as it is")
-    add("--precision", default="fp32", help="which backbone of the bundle to run (default: fp32)")
+    add("--precision", default="fp32", help="which backbone of the bundle to run: fp32, int8 or bf16 (default: fp32)")
+    add(
+        "--backend",
+        choices=("onnxruntime", "openvino"),
+        default="onnxruntime",
+        help="what runs the backbone; openvino is checked against onnxruntime first (default: onnxruntime)",
+    )
     add(
         "--budget-minutes",
         type=float,
@@ -197,6 +203,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
             threads=usable_cpus() if args.threads is None else args.threads,
             shifts_s=parse_shifts(args.shifts),
             precision=args.precision,
+            backend=args.backend,
             features=None if args.features is None else args.features_per,
         ),
         postprocess=_postprocess(args),

@@ -1,4 +1,6 @@
-"""ONNX Runtime behind two calls: log-mel windows to features, features to logits.
+"""The network behind two calls: log-mel windows to features, features to logits.
+
+ONNX Runtime runs it, or OpenVINO the backbone where that was asked for.
 
 There is one session per graph with one thread inside it, and any number of Python threads may call it: ONNX Runtime
 releases the GIL, and a window's activations stay in the caller's cache (measured faster than one call that is
@@ -8,7 +10,7 @@ spread over threads).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnxruntime as ort
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 
 from bce.engine.bundle import HEAD, Bundle
 from bce.engine.errors import BundleError
+
+BACKENDS = ("onnxruntime", "openvino")
 
 Features = dict[str, NDArray[np.float32]]
 """Outputs of the backbone by name: "block_21" [windows, 232], ..., "embedding", "label"."""
@@ -26,24 +30,38 @@ class Model:
 
     Args:
         bundle: a checked bundle.
-        precision: which backbone to run, one of the bundle's variants.
+        precision: which backbone to run, one of the bundle's variants; "bf16" with OpenVINO.
+        backend: what runs the backbone, one of :data:`BACKENDS`; OpenVINO is checked against ONNX Runtime first.
+        threads: how many threads will call; only OpenVINO needs to know.
 
     Raises:
         BundleError: the precision is not there, ONNX Runtime cannot load a graph, or a graph's outputs are not
-            those that the manifest names.
+            those that the manifest names, or OpenVINO's numbers are not ONNX Runtime's.
+        OptionsError: OpenVINO is not installed or cannot run the precision here.
     """
 
-    def __init__(self, bundle: Bundle, precision: str = "fp32") -> None:
+    def __init__(self, bundle: Bundle, precision: str = "fp32", backend: str = "onnxruntime", threads: int = 1) -> None:
         manifest = bundle.manifest
-        self._backbone = _session(bundle.backbone(precision))
-        found = [output.name for output in self._backbone.get_outputs()]
+        path = bundle.backbone("fp32" if backend == "openvino" else precision)
+        session = _session(path)
+        found = [output.name for output in session.get_outputs()]
         if found != list(manifest.outputs):
             raise BundleError(
                 f"puts out {', '.join(found)}, but the manifest names {', '.join(manifest.outputs)}",
-                bundle.backbone(precision),
+                path,
             )
         self.outputs = manifest.outputs
-        self.widths = {output.name: int(output.shape[1]) for output in self._backbone.get_outputs()}
+        self.widths = {output.name: int(output.shape[1]) for output in session.get_outputs()}
+        self._run: Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+        if backend == "openvino":
+            from bce.engine.openvino_backbone import OpenVinoBackbone, check_windows
+
+            other = OpenVinoBackbone(path, precision, threads)
+            windows = check_windows()
+            other.check(windows, self.outputs, session.run(None, {"log_mel": windows}))
+            self._run = other.run
+        else:
+            self._run = lambda log_mel: session.run(None, {"log_mel": log_mel})
         self.head_kind = manifest.head.kind
         self.classes = len(bundle.classes)
         self._head = None
@@ -60,7 +78,7 @@ class Model:
         Args:
             log_mel: float32 [windows, 500, 128]. One window a call is the fastest.
         """
-        return dict(zip(self.outputs, self._backbone.run(None, {"log_mel": log_mel}), strict=True))
+        return dict(zip(self.outputs, self._run(log_mel), strict=True))
 
     def logits(self, features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Class logits [windows, classes] from the backbone's outputs; [windows, 0] for a bundle without a head."""

@@ -15,7 +15,7 @@ from bce.engine.audio import AudioBlock
 from bce.engine.bundle import Bundle
 from bce.engine.errors import OptionsError
 from bce.engine.frontend import Frontend
-from bce.engine.model import Features, Model
+from bce.engine.model import BACKENDS, Features, Model
 from bce.engine.recordings import Recording, find_recordings
 from bce.engine.results import BlockResult, RecordingResult, StageSeconds
 from bce.engine.scheduler import Pace, Scheduler, SteadyPace, Stop
@@ -38,7 +38,8 @@ class EngineOptions:
     Attributes:
         threads: busy threads in all, at least 1; default: the CPUs that this process may use.
         shifts_s: test-time shifts of each chunk's window, in seconds; logits are averaged over them.
-        precision: which backbone of the bundle.
+        precision: which backbone of the bundle; "bf16" is its float32 one in bfloat16, with the openvino backend only.
+        backend: what runs the backbone, "onnxruntime" or "openvino".
         features: keep the backbone's features as a mean over a chunk's shifts ("chunk") or one by one ("window").
     """
 
@@ -46,12 +47,17 @@ class EngineOptions:
     shifts_s: tuple[float, ...] = SHIFT_SETS[5]
     precision: str = "fp32"
     features: FeaturesPer | None = None
+    backend: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise OptionsError(f"threads is {self.threads}, it must be at least 1")
         if self.features not in (None, *get_args(FeaturesPer)):
             raise OptionsError(f"features is {self.features!r}, it must be one of {', '.join(get_args(FeaturesPer))}")
+        if self.backend not in BACKENDS:
+            raise OptionsError(f"backend is {self.backend!r}, it must be one of {', '.join(BACKENDS)}")
+        if self.precision == "bf16" and self.backend != "openvino":
+            raise OptionsError("bf16 needs --backend openvino: ONNX Runtime has no bfloat16 on CPUs")
         check_shifts(self.shifts_s)
 
 
@@ -66,7 +72,7 @@ class Engine:
     def __init__(self, bundle: Bundle, options: EngineOptions | None = None) -> None:
         self.bundle = bundle
         self.options = options or EngineOptions()
-        self.model = Model(bundle, self.options.precision)
+        self.model = Model(bundle, self.options.precision, self.options.backend, self.options.threads)
         self.stop_switch = Stop()
 
     def stop(self, reason: str, *, abandon: bool = False) -> None:

@@ -273,6 +273,7 @@ def _settings(options: RunOptions) -> dict[str, object]:
         "threads": options.engine.threads,
         "shifts_s": list(options.engine.shifts_s),
         "precision": options.engine.precision,
+        "backend": options.engine.backend,
         "budget": None if options.budget is None else asdict(options.budget),
         "postprocess": asdict(options.postprocess),
         "priors": None if options.priors is None else str(options.priors),
