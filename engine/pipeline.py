@@ -83,6 +83,10 @@ class Engine:
         self.stop_switch.reason = reason
         self.stop_switch.abandon = abandon
 
+    def close(self) -> None:
+        """Give back the network's memory, some 200 MB. Nothing can run afterwards."""
+        del self.model
+
     def run(
         self,
         recordings: Sequence[Recording | str | os.PathLike[str]],

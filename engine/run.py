@@ -125,6 +125,8 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
             report.add(result, len(computed) + len(missing), len(computed), prior_from=dict(prior))
             progress.update(result)
         progress.close()
+        if engine.stop_switch.reason is None:  # else a thread may still be inside the network
+            engine.close()  # before the table is written, which takes memory of its own
     report.wall_s = time.monotonic() - began
     return report
 
