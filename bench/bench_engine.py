@@ -18,11 +18,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bce.bench.cli import WORK
 from bce.bench.materials import Work, model_file
 from bce.bench.materials import bundle as find_bundle
-from bce.engine.audio import AudioBlock, AudioReader
-from bce.engine.bundle import SAMPLE_RATE, Bundle
-from bce.engine.model import Model
-from bce.engine.pipeline import Engine, EngineOptions
-from bce.engine.windows import SHIFT_SETS
+from bce.engine.audio.reader import AudioBlock, AudioReader
+from bce.engine.geometry import SHIFT_SETS
+from bce.engine.network.bundle import SAMPLE_RATE, Bundle
+from bce.engine.network.model import Model
+from bce.engine.run.engine import Engine, EngineOptions
 
 SHIFTS = SHIFT_SETS[5]
 

@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit
 
-from bce.engine.postprocess import Groups, PostprocessOptions, postprocess, smooth_taxonomy, smooth_time
+from bce.engine.post.postprocess import Groups, PostprocessOptions, postprocess, smooth_taxonomy, smooth_time
 
 RECORDINGS, CHUNKS, CLASSES, HOURS = 600, 12, 234, 24
 SHAPE = (RECORDINGS * CHUNKS, CLASSES)

@@ -12,7 +12,7 @@ from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, model_file, recordings
 from bce.bench.processes import infer_command, run
 from bce.engine.errors import OptionsError
-from bce.engine.pipeline import usable_cpus
+from bce.engine.run.engine import usable_cpus
 
 STAGES = ("decode", "frontend", "inference", "postprocess", "write")
 BUDGET_MINUTES = 90

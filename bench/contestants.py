@@ -12,15 +12,15 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bce.engine.audio import AudioBlock, AudioReader
-from bce.engine.bundle import WINDOW_S, Bundle
+from bce.engine.audio.reader import AudioBlock, AudioReader
+from bce.engine.audio.recordings import Recording
 from bce.engine.errors import AudioError, BceError, OptionsError
-from bce.engine.frontend import Frontend
-from bce.engine.model import Model
-from bce.engine.openvino_backbone import OpenVinoBackbone
-from bce.engine.pipeline import Engine, EngineOptions
-from bce.engine.recordings import Recording
-from bce.engine.windows import WINDOW_SAMPLES, plan_windows
+from bce.engine.frontends.perch import Frontend
+from bce.engine.geometry import WINDOW_SAMPLES, plan_windows
+from bce.engine.network.bundle import WINDOW_S, Bundle
+from bce.engine.network.model import Model
+from bce.engine.network.openvino_backbone import OpenVinoBackbone
+from bce.engine.run.engine import Engine, EngineOptions
 
 BATCH = 12
 """Windows a call in the stock way: the twelve of a one-minute recording."""

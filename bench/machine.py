@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-from bce.engine.pipeline import usable_cpus
-from bce.engine.report import versions
+from bce.engine.run.engine import usable_cpus
+from bce.engine.run.record import versions
 
 QUIET = 0.05
 """Other programs may take this share of the CPUs before the figures are called doubtful."""

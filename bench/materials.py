@@ -14,9 +14,9 @@ import numpy as np
 import soundfile
 
 from bce.bench.processes import run
-from bce.engine.bundle import SAMPLE_RATE, Bundle, sha256
+from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import BceError, OptionsError
-from bce.engine.recordings import find_recordings
+from bce.engine.network.bundle import SAMPLE_RATE, Bundle, sha256
 
 CLASSES = 234
 """Of the made-up head: as many as BirdCLEF+ 2026 has."""
@@ -63,7 +63,7 @@ def model_file(work: Work, given: Path | None) -> Path:
         return given
 
     def make(path: Path) -> None:
-        from bce.export.standin import write_standin
+        from bce.export.perch.standin import write_standin
 
         write_standin(path)
 
@@ -76,7 +76,7 @@ def headless(work: Work, model: Path) -> Path:
     def make(path: Path) -> None:
         import onnx
 
-        from bce.export.onnx_graph import OnnxGraph, load
+        from bce.export.readers.onnx_graph import OnnxGraph, load
 
         graph = OnnxGraph(load(model))
         nodes = graph.leading_to(["embedding"])
@@ -114,7 +114,7 @@ def bundle(work: Work, given: Path | None, model: Callable[[], Path], precisions
     head = work.made(f"head_{CLASSES}", _make_head)
 
     def make(path: Path) -> None:
-        program = "import sys; from bce.export.cli import main; sys.exit(main())"
+        program = "import sys; from bce.export.commands.export import main; sys.exit(main())"
         command = [sys.executable, "-c", program, "--perch", str(source), "--out", str(path)]
         command += ["--head", *map(str, sorted(head.glob("*.safetensors")))]
         if "int8" in precisions:
@@ -128,9 +128,9 @@ def _make_head(folder: Path) -> None:
     """Folds of an attention head as if trained: fresh weights cost what trained ones do."""
     import torch
 
-    from bce.export.architecture import architecture
-    from bce.export.heads import HeadCheckpoint, HeadConfig, build_head, save_checkpoint
-    from bce.export.options import DEFAULT_BLOCKS
+    from bce.export.commands.options import DEFAULT_BLOCKS
+    from bce.export.heads.checkpoints import HeadCheckpoint, HeadConfig, build_head, save_checkpoint
+    from bce.export.perch.architecture import architecture
 
     widths = {block.name: block.out_channels for block in architecture().blocks if block.index in DEFAULT_BLOCKS}
     labels = tuple(f"class_{index}" for index in range(CLASSES))
@@ -152,7 +152,7 @@ def recordings(work: Work, given: Sequence[Path] | None, count: int) -> Path:
         return linked(work, found[:count], count)
 
     def make(path: Path) -> None:
-        from bce.tools.synth import SynthOptions, write_dataset
+        from bce.tools.data.synth.dataset import SynthOptions, write_dataset
 
         write_dataset(path, SynthOptions(test_only=True, test_soundscapes=count), quiet=True)
 

@@ -26,10 +26,10 @@ from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, headless, model_file, recordings
 from bce.bench.processes import infer_command, run
 from bce.bench.sgemm import Rates, Sgemm, bound_ms, multiplications
-from bce.engine.bundle import Bundle
+from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import BceError, OptionsError
-from bce.engine.recordings import find_recordings
-from bce.engine.windows import SHIFT_SETS
+from bce.engine.geometry import SHIFT_SETS
+from bce.engine.network.bundle import Bundle
 
 STOCK = "stock graph, ONNX Runtime"
 HEADLESS = "headless graph, ONNX Runtime"

@@ -125,4 +125,4 @@ def _high_water(pid: int) -> int:
 
 def infer_command(*arguments: str | os.PathLike[str]) -> list[str]:
     """``bce-infer`` with this Python."""
-    return [sys.executable, "-m", "bce.engine.cli", *(os.fspath(argument) for argument in arguments)]
+    return [sys.executable, "-m", "bce.engine.commands.infer", *(os.fspath(argument) for argument in arguments)]

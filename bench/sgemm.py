@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bce.export.architecture import architecture
+from bce.export.perch.architecture import architecture
 
 _LEAST_S = 0.02
 """Each product is repeated for at least this long."""

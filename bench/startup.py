@@ -15,8 +15,8 @@ from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, model_file
 from bce.bench.processes import infer_command, run
-from bce.engine.bundle import SAMPLE_RATE
 from bce.engine.errors import OptionsError
+from bce.engine.network.bundle import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

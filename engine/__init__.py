@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bce.engine.bundle import Bundle
     from bce.engine.errors import (
         AudioError,
         BceError,
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
         ParityError,
         TableError,
     )
-    from bce.engine.pipeline import Engine, EngineOptions, RecordingResult
+    from bce.engine.network.bundle import Bundle
+    from bce.engine.run.engine import Engine, EngineOptions, RecordingResult
 
 _HOME = {
-    "Bundle": "bundle",
-    "Engine": "pipeline",
-    "EngineOptions": "pipeline",
-    "RecordingResult": "pipeline",
+    "Bundle": "network.bundle",
+    "Engine": "run.engine",
+    "EngineOptions": "run.engine",
+    "RecordingResult": "run.engine",
     "AudioError": "errors",
     "BceError": "errors",
     "BundleError": "errors",

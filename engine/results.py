@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.model import Features
-from bce.engine.recordings import Recording
+from bce.engine.audio.recordings import Recording
+from bce.engine.network.model import Features
 
 Status = Literal["ok", "short_read", "failed", "not_run"]
 

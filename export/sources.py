@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.bundle import sha256
 from bce.engine.errors import ExportError
-from bce.export.download import PUBLISHED
-from bce.export.weights import Weights
+from bce.engine.network.bundle import sha256
+from bce.export.perch.download import PUBLISHED
+from bce.export.perch.weights import Weights
 
 PERCH_LICENCE = "Apache-2.0"
 
@@ -60,7 +60,7 @@ class SourceModel:
         form: "onnx", "saved_model" or "tflite".
         licence: "Apache-2.0" for the published files, else what the file says, else "unknown".
         notice: what the file wants to be shown wherever its scores are; empty otherwise.
-        weights: checked by :func:`bce.export.weights.check`.
+        weights: checked by :func:`bce.export.perch.weights.check`.
         runner: what :meth:`reference` calls; each reader gives its own.
         notes: what the proof of a bundle should say of this source, a line each.
         lossy: whether its weights were rounded to fewer bits than the published ones.
@@ -103,7 +103,7 @@ def read_source(path: str | Path) -> SourceModel:
         raise ExportError("does not exist: give a Perch v2 ONNX or TFLite file, or a SavedModel folder", path)
     if _is_tflite(path):
         return _tflite(path)
-    from bce.export.onnx_reader import read_onnx
+    from bce.export.readers.onnx_reader import read_onnx
 
     found = read_onnx(path)
     digest = sha256(path)
@@ -121,7 +121,7 @@ def read_source(path: str | Path) -> SourceModel:
 
 
 def _saved_model(path: Path) -> SourceModel:
-    from bce.export.saved_model_reader import read_saved_model
+    from bce.export.perch.saved_model import read_saved_model
 
     found = read_saved_model(path)
     return SourceModel(path, found.digest, "saved_model", "unknown", "", found.weights, found.reference, found.notes)
@@ -133,7 +133,7 @@ def _is_tflite(path: Path) -> bool:
 
 
 def _tflite(path: Path) -> SourceModel:
-    from bce.export.tflite_reader import read_tflite
+    from bce.export.readers.tflite_reader import read_tflite
 
     found = read_tflite(path)
     notes, lossy = found.notes, bool(found.notes)

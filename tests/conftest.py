@@ -17,7 +17,7 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 if TYPE_CHECKING:
-    from bce.export.weights import Weights
+    from bce.export.perch.weights import Weights
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def shared() -> Path:
 def standin_weights() -> Weights:
     """Seeded weights of Perch v2's full width with 300 classes, whose features follow the input."""
     pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
-    from bce.export.standin import seeded_weights
+    from bce.export.perch.standin import seeded_weights
 
     return seeded_weights(classes=300)
 
@@ -41,8 +41,8 @@ def standin_weights() -> Weights:
 @pytest.fixture(scope="session")
 def standin_onnx(standin_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights as a file with the structure of ``perch_v2_no_dft.onnx``; not to be written to."""
-    from bce.export.standin import notice
-    from bce.export.standin_graph import write_onnx
+    from bce.export.perch.published_graph import write_onnx
+    from bce.export.perch.standin import notice
 
     path = tmp_path_factory.mktemp("standin") / "perch_v2_no_dft.onnx"
     write_onnx(standin_weights, path, form="no_dft", swish="sigmoid", names=True, notice=notice(0))

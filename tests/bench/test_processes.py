@@ -18,10 +18,10 @@ from support.sounds import write_sound
 from bce.bench import contestants as ways
 from bce.bench.materials import Work, headless, linked, long_recording
 from bce.bench.processes import run
-from bce.engine.bundle import SAMPLE_RATE
+from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import BceError, OptionsError
-from bce.engine.recordings import find_recordings
-from bce.engine.windows import SHIFT_SETS
+from bce.engine.geometry import SHIFT_SETS
+from bce.engine.network.bundle import SAMPLE_RATE
 
 SHIFTS = SHIFT_SETS[5]
 
@@ -98,7 +98,7 @@ def test_waveforms_are_the_windows_of_every_shift(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
-    from bce.export.standin import write_standin
+    from bce.export.perch.standin import write_standin
 
     return write_standin(tmp_path_factory.mktemp("small") / "small.onnx", classes=12, width=0.3, seed=1)
 

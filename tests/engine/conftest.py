@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from support.sounds import write_sound
 
-from bce.engine.bundle import Bundle
+from bce.engine.network.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
 def small_standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source of the same 26 blocks at a quarter of the width, with 12 classes: runs in a few milliseconds."""
     pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
-    from bce.export.standin import write_standin
+    from bce.export.perch.standin import write_standin
 
     return write_standin(tmp_path_factory.mktemp("small") / "small.onnx", classes=12, width=0.3, seed=1)
 
@@ -22,7 +22,7 @@ def small_standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_bundle(small_standin: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small source's bundle, with the classifier's own head."""
-    from bce.export.bundling import ExportOptions, export_bundle
+    from bce.export.commands.bundling import ExportOptions, export_bundle
 
     folder = tmp_path_factory.mktemp("bundles")
     labels = folder / "labels.csv"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bce.export.weights import Weights
+    from bce.export.perch.weights import Weights
 
 SMALL_CLASSES = 12
 
@@ -17,7 +17,7 @@ SMALL_CLASSES = 12
 def small_weights() -> Weights:
     """Seeded weights of all 26 blocks at a fifth of Perch v2's width, with 12 classes."""
     pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
-    from bce.export.standin import seeded_weights
+    from bce.export.perch.standin import seeded_weights
 
     return seeded_weights(classes=SMALL_CLASSES, width=0.25)
 
@@ -25,8 +25,8 @@ def small_weights() -> Weights:
 @pytest.fixture(scope="session")
 def small_onnx(small_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights as a file of the published structure; not to be written to."""
-    from bce.export.standin import notice
-    from bce.export.standin_graph import write_onnx
+    from bce.export.perch.published_graph import write_onnx
+    from bce.export.perch.standin import notice
 
     path = tmp_path_factory.mktemp("small") / "small.onnx"
     write_onnx(small_weights, path, form="no_dft", swish="sigmoid", names=True, notice=notice(0))

@@ -1,8 +1,8 @@
 """Build SavedModels and TFLite files as the published ones are made, from the stand-in's seeded weights.
 
 The network is written in JAX after the published description (google-research/perch, ``chirp/models``), apart from
-``bce.export.backbone``: its parameters are a Flax tree, exported by jax2tf's native serialisation, so that the graph
-is one opaque XlaCallModule and the variables are the tree's leaves without their names.
+``bce.export.perch.backbone``: its parameters are a Flax tree, exported by jax2tf's native serialisation, so that the
+graph is one opaque XlaCallModule and the variables are the tree's leaves without their names.
 
 Run as a command, in a process of its own: ``python build_saved_model.py OUT saved_model tflite --seed 0``.
 """
@@ -20,10 +20,10 @@ import numpy as np
 import tensorflow as tf
 from jax.experimental import jax2tf
 
-from bce.export.architecture import Architecture
-from bce.export.standin import seeded_weights
-from bce.export.standin_graph import write_onnx
-from bce.export.weights import ConvNorm, SqueezeExcite, Weights
+from bce.export.perch.architecture import Architecture
+from bce.export.perch.published_graph import write_onnx
+from bce.export.perch.standin import seeded_weights
+from bce.export.perch.weights import ConvNorm, SqueezeExcite, Weights
 
 Tree = dict[str, Any]
 

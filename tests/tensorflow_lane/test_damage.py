@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bce.engine.errors import ExportError
-from bce.export.architecture import architecture
-from bce.export.saved_model_reader import leaves
+from bce.export.perch.architecture import architecture
+from bce.export.perch.saved_model import leaves
 from bce.export.sources import read_source
 
 Leaves = dict[int, np.ndarray]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bce.engine.bundle import PARITY, Bundle
 from bce.engine.errors import ExportError, ParityError
-from bce.engine.frontend import Frontend
+from bce.engine.frontends.perch import Frontend
+from bce.engine.network.bundle import PARITY, Bundle
 from bce.export.sources import CannotRun, SourceModel, read_source
 
 ALL_BLOCKS = tuple(range(26))
@@ -24,7 +24,7 @@ def relative_l2(found: NDArray, expected: NDArray) -> float:
 
 
 def export(perch: Path, out: Path, **options: object) -> Bundle:
-    from bce.export.bundling import ExportOptions, export_bundle
+    from bce.export.commands.bundling import ExportOptions, export_bundle
 
     return export_bundle(ExportOptions(perch=perch, out=out, outputs=OUTPUTS, **options))
 
@@ -144,7 +144,7 @@ def test_every_block_of_every_form_is_that_of_the_onnx_form(
 
 
 def test_a_folded_batch_norm_and_one_apart_are_two_graphs(small: Path) -> None:
-    from bce.export.tflite_graph import TfliteGraph
+    from bce.export.readers.tflite_graph import TfliteGraph
 
     folded, apart = (TfliteGraph(small / f"{name}.tflite") for name in ("plain", "plain_apart"))
     assert len(apart.operators) > len(folded.operators) + 78

@@ -89,7 +89,7 @@ def logits(head: Path, features: Features) -> NDArray[np.float32]:
 def test_a_trained_head_gives_tensorflows_logits(
     save: Callable[[Any, Path], Path], widths: dict[str, int], features: Features, tmp_path: Path
 ) -> None:
-    from bce.export.tf_heads import load_tensorflow_head
+    from bce.export.heads.tensorflow_heads import load_tensorflow_head
 
     model = make_head(widths, seed=0)
     head = load_tensorflow_head(save(model, tmp_path))
@@ -104,7 +104,7 @@ def test_a_trained_head_gives_tensorflows_logits(
 def test_folds_go_into_a_bundle_as_their_mean(
     small: Path, widths: dict[str, int], features: Features, tmp_path: Path
 ) -> None:
-    from bce.export.bundling import ExportOptions, export_bundle
+    from bce.export.commands.bundling import ExportOptions, export_bundle
 
     models = [make_head(widths, seed) for seed in (1, 2)]
     folds = []
@@ -129,7 +129,7 @@ def test_folds_go_into_a_bundle_as_their_mean(
 
 
 def test_what_a_head_does_not_say_must_be_given(small: Path, widths: dict[str, int], tmp_path: Path) -> None:
-    from bce.export.bundling import ExportOptions, export_bundle
+    from bce.export.commands.bundling import ExportOptions, export_bundle
 
     head = str(as_keras(make_head(widths, seed=0), tmp_path))
 
@@ -149,7 +149,7 @@ def test_compiled_code_is_refused_by_its_name(widths: dict[str, int], tmp_path: 
     import tensorflow as tf
     from jax.experimental import jax2tf
 
-    from bce.export.tf_heads import load_tensorflow_head
+    from bce.export.heads.tensorflow_heads import load_tensorflow_head
 
     module = tf.Module()
     specs = [tf.TensorSpec([None, width], tf.float32, name=name) for name, width in widths.items()]
@@ -163,7 +163,7 @@ def test_compiled_code_is_refused_by_its_name(widths: dict[str, int], tmp_path: 
 def test_an_operator_without_onnx_is_refused_by_its_name(widths: dict[str, int], tmp_path: Path) -> None:
     import tensorflow as tf
 
-    from bce.export.tf_heads import load_tensorflow_head
+    from bce.export.heads.tensorflow_heads import load_tensorflow_head
 
     module = tf.Module()
     specs = [tf.TensorSpec([None, width], tf.float32, name=name) for name, width in widths.items()]
@@ -177,7 +177,7 @@ def test_an_operator_without_onnx_is_refused_by_its_name(widths: dict[str, int],
 
 
 def test_inputs_must_be_blocks(tmp_path: Path) -> None:
-    from bce.export.tf_heads import load_tensorflow_head
+    from bce.export.heads.tensorflow_heads import load_tensorflow_head
 
     model = make_head({"embedding": 8}, seed=0)
     with pytest.raises(ExportError, match="expected inputs named after blocks, such as block_21, found 'embedding'"):
@@ -185,7 +185,7 @@ def test_inputs_must_be_blocks(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_heads_are_refused(tmp_path: Path) -> None:
-    from bce.export.tf_heads import load_tensorflow_head
+    from bce.export.heads.tensorflow_heads import load_tensorflow_head
 
     for name in ("text.keras", "text.tflite"):
         (tmp_path / name).write_text("no head at all")

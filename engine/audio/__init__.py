@@ -1,0 +1,1 @@
+"""Find recordings, read their names, decode them."""

@@ -1,0 +1,246 @@
+"""Decode recordings to 32 kHz mono, block by block, and notice where the audio ends before it should.
+
+A recording is padded with zeros to whole chunks of 5 s; a tail under 1 s makes no chunk. Decoding is sequential and
+holds about one audio block, so that a recording of a day takes no more memory than one of a minute.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from bce.engine.audio.containers import ogg_is_whole, wav_duration_s
+from bce.engine.errors import AudioError
+from bce.engine.geometry import CHUNK_SAMPLES, SHIFT_STEP_S, SHIFT_STEP_SAMPLES
+from bce.engine.network.bundle import SAMPLE_RATE
+
+BLOCK_CHUNKS = 12
+MIN_TAIL_SAMPLES = SAMPLE_RATE  # 1 s
+READ_FRAMES = 16_384
+UNKNOWN_FRAMES = 1 << 62  # libsndfile gives a number near 2**63 for a stream whose header tells no length
+
+
+def expected_chunks(duration_s: float) -> int:
+    """Chunks of a recording: one per 5 s, and one for a tail of at least 1 s."""
+    whole, tail = divmod(round(duration_s * SAMPLE_RATE), CHUNK_SAMPLES)
+    return whole + (tail >= MIN_TAIL_SAMPLES)
+
+
+@dataclass(frozen=True)
+class AudioBlock:
+    """A stretch of a recording: some chunks, and the audio that their windows reach into.
+
+    Attributes:
+        samples: float32 [samples], 32 kHz mono, full scale +-1.
+        start_sample: position of ``samples[0]`` in the padded recording.
+        first_chunk: position of the first chunk in the recording.
+        chunks: how many chunks.
+        total_samples: length of the padded recording, always a multiple of 5 s; None while the end is further away
+            than any window of this block reaches. Never None for the last block.
+    """
+
+    samples: NDArray[np.float32]
+    start_sample: int
+    first_chunk: int
+    chunks: int
+    total_samples: int | None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the recording ends with this block."""
+        return (self.first_chunk + self.chunks) * CHUNK_SAMPLES == self.total_samples
+
+
+class AudioReader:
+    """Iterate over the audio blocks of a recording.
+
+    Whatever goes wrong after the start (a decoder's error, a sample that is not a number, audio that is missing) ends
+    the recording there: the chunks before it are delivered as usual, and ``problem`` says what happened.
+
+    Args:
+        path: any file that libsndfile reads, of any rate and channel count. Channels are averaged.
+        context_s: how far windows reach beyond their chunk to either side, in seconds; rounded up to 10 ms.
+        block_chunks: chunks per block; the last block has the rest.
+
+    Attributes:
+        source_rate: sample rate of the file, in Hz.
+        channels: of the file.
+        promised_s: duration that the file's header states, in seconds; None where it states none.
+        delivered_s: duration read so far.
+        problem: why reading ended early, in one line; None while nothing is wrong. Final after the last block.
+
+    Raises:
+        AudioError: on opening, the file is missing, empty, not audio, or without frames; on iteration, less than 1 s
+            could be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], context_s: float = 0.0, block_chunks: int = BLOCK_CHUNKS) -> None:
+        self.path = Path(path)
+        self._file = _open(self.path)
+        self.source_rate: int = self._file.samplerate
+        self.channels: int = self._file.channels
+        self._cut = self._file.format == "OGG" and not ogg_is_whole(self.path)
+        self.promised_s = self._promised_s()
+        self.problem: str | None = None
+        self._frames_read = 0
+        self._blocks = self._read_blocks(math.ceil(context_s / SHIFT_STEP_S) * SHIFT_STEP_SAMPLES, block_chunks)
+
+    @property
+    def delivered_s(self) -> float:
+        return self._frames_read / self.source_rate
+
+    def __iter__(self) -> Iterator[AudioBlock]:
+        return self
+
+    def __next__(self) -> AudioBlock:
+        return next(self._blocks)
+
+    def __enter__(self) -> AudioReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; iteration ends."""
+        self._blocks.close()
+        self._file.close()
+
+    def _read_blocks(self, context: int, block_chunks: int) -> Generator[AudioBlock, None, None]:
+        # One more chunk than the context needs tells whether a block is the last one and where the padded end is.
+        lookahead = CHUNK_SAMPLES * max(1, math.ceil(context / CHUNK_SAMPLES))
+        samples = self._resampled()
+        held = np.empty(0, np.float32)
+        start = 0  # position of held[0]
+        first_chunk = 0
+        total: int | None = None
+        while True:
+            end = (first_chunk + block_chunks) * CHUNK_SAMPLES
+            pieces = [held]
+            known = start + len(held)
+            while total is None and known < end + lookahead:
+                piece = next(samples, None)
+                if piece is None:
+                    total = self._padded_length()
+                    known = max(known, total)
+                    pieces.append(np.zeros(known - start - sum(map(len, pieces)), np.float32))
+                else:
+                    known += len(piece)
+                    pieces.append(piece)
+            held = np.concatenate(pieces)
+            reach = end + context
+            if total is not None:
+                end, reach = min(end, total), min(reach, total)
+            yield AudioBlock(held[: reach - start], start, first_chunk, end // CHUNK_SAMPLES - first_chunk, total)
+            if end == total:
+                return
+            first_chunk = end // CHUNK_SAMPLES
+            keep = max(0, end - context)
+            held = held[keep - start :]
+            start = keep
+
+    def _padded_length(self) -> int:
+        chunks = expected_chunks(self.delivered_s)
+        if not chunks:
+            why = self.problem or f"it lasts {self.delivered_s:.2f} s"
+            raise AudioError(f"is too short: a recording needs at least 1 s of audio ({why})", self.path)
+        return chunks * CHUNK_SAMPLES
+
+    def _resampled(self) -> Iterator[NDArray[np.float32]]:
+        if self.source_rate == SAMPLE_RATE:
+            yield from self._mono()
+            return
+        resampler = soxr.ResampleStream(self.source_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        for piece in self._mono():
+            yield resampler.resample_chunk(piece)
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+    def _mono(self) -> Iterator[NDArray[np.float32]]:
+        """Decode to the end or to the first trouble, which ``problem`` then tells."""
+        trouble: str | None = None
+        while trouble is None:
+            frames = np.empty((READ_FRAMES, self.channels), np.float32)
+            try:
+                frames = self._file.read(out=frames)
+            except soundfile.LibsndfileError as error:
+                trouble = f"the decoder failed: {_reason(error)}"
+                frames = frames[: self._file.tell() - self._frames_read]
+            if not len(frames):
+                break
+            mono = frames[:, 0] if self.channels == 1 else frames.mean(axis=1, dtype=np.float64).astype(np.float32)
+            finite = np.isfinite(mono)
+            if not finite.all():
+                good = int(finite.argmin())
+                second = (self._frames_read + good) / self.source_rate
+                trouble = f"the sample at {second:.3f} s is not a finite number"
+                mono = mono[:good]
+            self._frames_read += len(mono)
+            yield mono
+        self.problem = self._verdict(trouble)
+
+    def _verdict(self, trouble: str | None) -> str | None:
+        short = self.promised_s is not None and round((self.promised_s - self.delivered_s) * self.source_rate) > 0
+        if trouble is None and short:
+            trouble = "audio is missing"
+        if trouble is None and self._cut:
+            trouble = "cut: no end-of-stream page"
+        if trouble is None:
+            return None
+        promised = "" if self.promised_s is None else f" of the promised {self.promised_s:.3f} s"
+        return f"{trouble}; {self.delivered_s:.3f} s{promised} were read"
+
+    def _promised_s(self) -> float | None:
+        if self._file.format in ("WAV", "WAVEX", "RF64"):  # libsndfile cuts the header's length to the file's
+            stated_s = wav_duration_s(self.path)
+            if stated_s is not None:
+                return stated_s
+        if self._cut:
+            return None  # the length is in the last page, which is missing
+        return self._file.frames / self.source_rate if self._file.frames < UNKNOWN_FRAMES else None
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A sound file that is read from front to back.
+
+    soundfile seeks to the current position after every read of a seekable file. In MP3 this changes the audio, and in a
+    damaged Ogg it hides the gap.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    try:
+        if path.is_dir():
+            raise AudioError("is a folder, expected an audio file", path)
+        with path.open("rb") as probe:
+            if not probe.read(1):
+                raise AudioError("is empty (0 bytes)", path)
+    except OSError as error:
+        raise AudioError(f"cannot be opened: {error.strerror}", path) from None
+    try:
+        file = _ForwardFile(path)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"cannot be read as audio: {_reason(error)}", path) from None
+    except TypeError:  # soundfile takes .raw files only with the format given
+        raise AudioError("cannot be read as audio: raw samples without a header", path) from None
+    if file.frames == 0:
+        file.close()
+        raise AudioError("holds no audio (0 frames)", path)
+    return file
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    return error.error_string.removeprefix("Error : ").strip().rstrip(".")

@@ -1,0 +1,1 @@
+"""Audio to the input of a network, a module for each kind."""

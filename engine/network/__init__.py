@@ -1,0 +1,1 @@
+"""Bundles, and the networks in them behind one call."""

@@ -1,0 +1,28 @@
+"""Which bundle runs where none is named: ``$BCE_BUNDLE``, else the small one that lies in this package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bce.engine.errors import OptionsError
+
+BUNDLE_VARIABLE = "BCE_BUNDLE"
+RECIPE = "bce-export --perch perch_v2_no_dft --perch-labels labels.csv --head perch --out perch_bundle"
+DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
+"""A demo model of synthetic species, trained and exported as ``docs/training.md`` says."""
+
+
+def bundle_path(given: Path | None = None) -> Path:
+    """The bundle's folder: the one given, the one that ``$BCE_BUNDLE`` names, or the embedded one.
+
+    Raises:
+        OptionsError: none is given, and this install has been stripped of its own.
+    """
+    if given is not None:
+        return given
+    if named := os.environ.get(BUNDLE_VARIABLE):
+        return Path(named)
+    if not DEFAULT_BUNDLE.is_dir():
+        raise OptionsError(f"no bundle: give --bundle or set ${BUNDLE_VARIABLE}; make one with\n  {RECIPE}")
+    return DEFAULT_BUNDLE

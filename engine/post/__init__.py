@@ -1,0 +1,1 @@
+"""Logits to scores: priors, smoothing over time and taxonomy."""

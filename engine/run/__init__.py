@@ -1,0 +1,1 @@
+"""A whole run: threads, order, the deadline, what is written and said."""

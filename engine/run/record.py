@@ -1,0 +1,147 @@
+"""What a run says of itself: counts for the last line, and ``--report run.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bce.engine.results import RecordingResult, StageSeconds
+from bce.engine.run.progress import duration
+
+
+@dataclass
+class RunReport:
+    """Grows with the run; :meth:`write` makes the JSON.
+
+    Attributes:
+        settings: what was asked for and what follows from it.
+        bundle: name, SHA-256, source and notice of the bundle.
+        recordings: one entry per recording, in order.
+        rows, filled: rows of the table, and how many of them were filled because they could not be computed.
+        missing: recordings of the sample submission that were not there.
+        interrupted: the signal that ended the run early, if one did.
+        wall_s: from the start of the process's work to the finished table.
+        ready_s: from there until the first recording was begun: reading tables, loading the graphs.
+        first_result_s: from the start of the process to the first finished recording; None before there is one.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    bundle: dict[str, Any] = field(default_factory=dict)
+    recordings: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    filled: int = 0
+    missing: list[str] = field(default_factory=list)
+    interrupted: str | None = None
+    stages: StageSeconds = field(default_factory=StageSeconds)
+    postprocess_s: float = 0.0
+    write_s: float = 0.0
+    audio_s: float = 0.0
+    windows: int = 0
+    wall_s: float = 0.0
+    ready_s: float = 0.0
+    first_result_s: float | None = None
+
+    def add(self, result: RecordingResult, expected: int, computed: int, **more: Any) -> None:
+        """Count a recording: rows expected of it and rows computed, and whatever else belongs to its entry."""
+        self.stages += result.seconds
+        self.audio_s += result.delivered_s
+        self.windows += result.windows
+        self.recordings.append(
+            {
+                "recording": str(result.recording.path),
+                "status": result.status,
+                "reason": result.reason,
+                "rows": expected,
+                "filled": expected - computed,
+                "chunks_by_shifts": result.chunks_by_shifts,
+                "windows": result.windows,
+                "resampled_from": result.source_rate if result.source_rate != 32_000 else None,
+                "promised_s": result.promised_s,
+                "delivered_s": round(result.delivered_s, 3),
+                **more,
+            }
+        )
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """How many recordings ended in each status."""
+        return Counter(entry["status"] for entry in self.recordings)
+
+    @property
+    def bad(self) -> list[dict[str, Any]]:
+        """The entries of recordings that are not ok."""
+        return [entry for entry in self.recordings if entry["status"] != "ok"]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 complete but rows were filled, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 3 if self.filled or self.missing else 0
+
+    def last_line(self) -> str:
+        """Counts, time and speed in one line."""
+        counts = self.statuses
+        bad = ", ".join(
+            f"{counts[name]} {name.replace('_', ' ')}" for name in ("short_read", "failed", "not_run") if counts[name]
+        )
+        speed = self.audio_s / self.wall_s if self.wall_s else 0.0
+        return (
+            f"{sum(counts.values())} recordings ({counts['ok']} ok{', ' + bad if bad else ''}), {self.rows} rows"
+            f"{f', {self.filled} of them filled' if self.filled else ''}, {self.windows} windows,"
+            f" {duration(self.wall_s)}, {speed:.1f}x real time"
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON, beside and then renamed."""
+        content = {
+            "settings": self.settings,
+            "bundle": self.bundle,
+            "versions": versions(),
+            "totals": {
+                "recordings": len(self.recordings),
+                **self.statuses,
+                "rows": self.rows,
+                "filled": self.filled,
+                "windows": self.windows,
+                "audio_s": round(self.audio_s, 3),
+                "wall_s": round(self.wall_s, 3),
+                "ready_s": round(self.ready_s, 3),
+                "first_result_s": None if self.first_result_s is None else round(self.first_result_s, 3),
+                "interrupted": self.interrupted,
+            },
+            # threads work side by side, so these add up to about threads x wall
+            "thread_seconds": {
+                "decode": round(self.stages.decode, 3),
+                "frontend": round(self.stages.frontend, 3),
+                "inference": round(self.stages.inference, 3),
+                "postprocess": round(self.postprocess_s, 3),
+                "write": round(self.write_s, 3),
+            },
+            "missing_recordings": self.missing,
+            "recordings": self.recordings,
+        }
+        out = Path(path)
+        partial = out.with_name(out.name + ".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, out)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on, and the machine."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    for name in ("bce", "numpy", "scipy", "numba", "onnxruntime", "soundfile", "soxr", "pyarrow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    if "soundfile" in sys.modules:
+        found["libsndfile"] = sys.modules["soundfile"].__libsndfile_version__
+    return found

@@ -1,0 +1,1 @@
+"""Tables of scores and features on disk, and blends of them."""

@@ -1,0 +1,1 @@
+"""``bce-export``: options, putting a bundle together, the command."""

@@ -1,0 +1,102 @@
+"""What ``bce-export`` can be asked for, checked in one place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from bce.engine.errors import OptionsError
+from bce.engine.network.bundle import Preparation
+
+EMBEDDING, LABEL = "embedding", "label"
+"""Names of the backbone graph's outputs beside the blocks."""
+PERCH_HEAD = "perch"
+DEFAULT_BLOCKS = (21, 24, 25)
+"""The blocks that hear species best by a nearest-neighbour probe, and what Perch heads are trained on."""
+BLOCKS = "blocks"
+OUTPUTS = (BLOCKS, EMBEDDING, LABEL)
+LAST_BLOCK = 25
+FP32, INT8 = "fp32", "int8"
+PRECISIONS = (FP32, INT8)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        perch: a published file, or the name of one to download.
+        out: the bundle's folder.
+        perch_labels: ``labels.csv`` of the published model; needed with ``taxonomy`` for the output ``label``.
+        taxonomy: the classes of the bundle as BirdCLEF's ``taxonomy.csv``; None for the source's or the heads' own.
+        head: nothing, ``("perch",)``, or checkpoints of the folds of one trained head.
+        blocks: rising indices in 0..25; None for the trained head's, else 21, 24 and 25.
+        outputs: any of "blocks", "embedding", "label". The head "perch" adds "label".
+        preparation: of every window; None for the trained head's, else "none".
+        priors: a table of site and hour to go into the bundle.
+        check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
+        check_against: another published form of the same model whose numbers are the proof; None for the source's own.
+        precisions: "fp32", and "int8" beside it where wanted.
+        calibrate: recordings and folders on which int8 is compared with fp32; needed for it.
+        force: replace a bundle that is there.
+    """
+
+    perch: str | Path
+    out: str | os.PathLike[str]
+    perch_labels: str | os.PathLike[str] | None = None
+    taxonomy: str | os.PathLike[str] | None = None
+    head: tuple[str, ...] = ()
+    blocks: tuple[int, ...] | None = None
+    outputs: tuple[str, ...] = (BLOCKS,)
+    preparation: Preparation | None = None
+    priors: str | os.PathLike[str] | None = None
+    check_audio: tuple[str | os.PathLike[str], ...] = ()
+    check_against: str | Path | None = None
+    precisions: tuple[str, ...] = (FP32,)
+    calibrate: tuple[str | os.PathLike[str], ...] = ()
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.blocks is not None:
+            if not self.blocks:
+                raise OptionsError("blocks: at least one is needed")
+            for block in self.blocks:
+                if not 0 <= block <= LAST_BLOCK:
+                    raise OptionsError(f"block {block} does not exist: the network has the blocks 0..{LAST_BLOCK}")
+            if list(self.blocks) != sorted(set(self.blocks)):
+                raise OptionsError(f"blocks {','.join(map(str, self.blocks))}: give each once, in rising order")
+        if not self.outputs:
+            raise OptionsError(f"outputs: give some of {', '.join(OUTPUTS)}")
+        for output in self.outputs:
+            if output not in OUTPUTS:
+                raise OptionsError(f"output '{output}' is unknown: give some of {', '.join(OUTPUTS)}")
+        if self.preparation is not None and self.preparation not in get_args(Preparation):
+            raise OptionsError(
+                f"preparation '{self.preparation}' is unknown: choose {', '.join(get_args(Preparation))}"
+            )
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise OptionsError(f"precision '{precision}' is unknown: give fp32, or fp32,int8")
+        if FP32 not in self.precisions:
+            raise OptionsError(
+                "precision: fp32 is always part of a bundle, int8 is measured against it: give fp32,int8"
+            )
+        if (INT8 in self.precisions) != bool(self.calibrate):
+            raise OptionsError("--precision fp32,int8 and --calibrate FOLDER_OF_RECORDINGS go together")
+        if PERCH_HEAD in self.head and len(self.head) > 1:
+            raise OptionsError("head: give either 'perch' or checkpoints, not both")
+        if self.trained and BLOCKS not in self.outputs:
+            raise OptionsError("outputs: a trained head needs the blocks' features, add 'blocks'")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the head is a trained one."""
+        return bool(self.head) and self.head != (PERCH_HEAD,)
+
+    @property
+    def all_outputs(self) -> tuple[str, ...]:
+        """The outputs in the graph's order, with what the head adds."""
+        wanted = {*self.outputs, *([LABEL] if self.head == (PERCH_HEAD,) else [])}
+        return tuple(output for output in OUTPUTS if output in wanted)

@@ -1,0 +1,1 @@
+"""Heads trained on block features, and the files they come in."""

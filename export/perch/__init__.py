@@ -1,0 +1,1 @@
+"""Perch v2: its table, its weights out of a file, its torch definition, its stand-in."""

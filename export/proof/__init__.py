@@ -1,0 +1,1 @@
+"""The proof that a bundle gives the numbers of its source."""

@@ -1,0 +1,244 @@
+"""Order, threads, stops and crashes of the scheduler, with a fake network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+
+from bce.engine.audio.reader import AudioBlock
+from bce.engine.audio.recordings import Recording
+from bce.engine.results import BlockResult, RecordingResult, StageSeconds
+from bce.engine.run.scheduler import Scheduler, SteadyPace, Stop
+
+RATE = 32_000
+
+
+def write(folder: Path, name: str, seconds: float, value: float) -> Recording:
+    """A recording of one constant value, so that a block tells whose it is."""
+    path = folder / f"{name}.wav"
+    soundfile.write(path, np.full(round(seconds * RATE), value, np.float32), RATE, subtype="FLOAT")
+    return Recording(path, name)
+
+
+def rows(block: AudioBlock) -> BlockResult:
+    """A row per chunk: the recording's value, and which chunk it is."""
+    chunks = np.arange(block.first_chunk, block.first_chunk + block.chunks, dtype=np.float32)
+    values = np.full(block.chunks, block.samples[len(block.samples) // 8], np.float32)
+    return BlockResult(
+        np.stack([values, chunks], axis=1), {}, np.empty(0), (0.0,), block.chunks, StageSeconds(inference=1.0)
+    )
+
+
+def run(recordings: list[Recording], compute=lambda block, shifts: rows(block), **more) -> list[RecordingResult]:
+    options = {"pace": SteadyPace((0.0,)), "threads": 2, "stop": Stop(), "classes": 2} | more
+    return list(Scheduler(recordings, compute, **options).results())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_order_and_whole(tmp_path: Path, threads: int) -> None:
+    durations = [3.0, 130.0, 61.2, 60.0, 5.0, 185.0, 12.4]
+    recordings = [write(tmp_path, f"r{i}", s, 0.01 * (i + 1)) for i, s in enumerate(durations)]
+
+    def slow_first(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        if abs(block.samples[0] - 0.01) < 1e-3:
+            time.sleep(0.2)
+        return rows(block)
+
+    results = run(recordings, slow_first, threads=threads)
+    assert [r.recording for r in results] == recordings
+    for i, (result, chunks) in enumerate(zip(results, [1, 26, 13, 12, 1, 37, 3], strict=True)):
+        assert result.status == "ok"
+        assert result.promised_chunks == chunks
+        assert result.windows == chunks
+        np.testing.assert_allclose(result.logits[:, 0], 0.01 * (i + 1), rtol=1e-5)
+        np.testing.assert_array_equal(result.logits[:, 1], np.arange(chunks))
+        assert result.seconds.inference == -(-chunks // 12)
+
+
+def test_one_long_recording_uses_all_threads(tmp_path: Path) -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    def meet(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        together.wait()  # passes only when three blocks of the one recording are computed at a time
+        return rows(block)
+
+    (result,) = run([write(tmp_path, "long", 60.0 * 6, 0.5)], meet, threads=3)
+    np.testing.assert_array_equal(result.logits[:, 1], np.arange(72))
+
+
+def test_short_recordings_use_all_threads(tmp_path: Path) -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    def meet(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        together.wait()
+        return rows(block)
+
+    assert len(run([write(tmp_path, f"r{i}", 5.0, 0.5) for i in range(6)], meet, threads=3)) == 6
+
+
+def test_the_pace_is_asked_per_block_and_told_what_happens(tmp_path: Path) -> None:
+    recordings = [write(tmp_path, "a", 125.0, 0.1), write(tmp_path, "b", 10.0, 0.2)]
+
+    class Slowing(SteadyPace):
+        reach_s = 2.0
+        left: ClassVar[list[tuple[float, ...]]] = [(-2.0, 0.0, 2.0), (0.0,), (-1.0, 1.0), (0.0,)]
+        told: ClassVar[list[tuple]] = []
+
+        def opened(self, recording: Recording, promised_chunks: int | None) -> None:
+            self.told.append(("opened", recording.stem, promised_chunks))
+
+        def shifts(self, recording: Recording, chunks: int) -> tuple[float, ...]:
+            return self.left.pop(0)
+
+        def computed(self, recording: Recording, chunks: int, shifts_s: tuple[float, ...], windows: int) -> None:
+            self.told.append(("computed", recording.stem, chunks, len(shifts_s), windows))
+
+        def finished(self, recording: Recording) -> None:
+            self.told.append(("finished", recording.stem))
+
+    seen: list[tuple[int, tuple[float, ...]]] = []
+
+    def note(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        seen.append((block.start_sample, shifts))
+        return replace(rows(block), shifts_s=shifts)
+
+    results = run(recordings, note, pace=Slowing(()), threads=1)
+    # audio blocks begin as far before their chunks as shifts may reach
+    assert seen == [(0, (-2.0, 0.0, 2.0)), (58 * RATE, (0.0,)), (118 * RATE, (-1.0, 1.0)), (0, (0.0,))]
+    assert results[0].shifts == ((12, (-2.0, 0.0, 2.0)), (12, (0.0,)), (1, (-1.0, 1.0)))
+    assert results[0].chunks_by_shifts == {3: 12, 1: 12, 2: 1}
+    assert Slowing.told == [
+        ("opened", "a", 25), ("computed", "a", 12, 3, 12), ("computed", "a", 12, 1, 12), ("computed", "a", 1, 2, 1),
+        ("finished", "a"),
+        ("opened", "b", 2), ("computed", "b", 2, 1, 2), ("finished", "b"),
+    ]  # fmt: skip
+
+
+def test_a_bad_recording_costs_only_itself(tmp_path: Path) -> None:
+    good = write(tmp_path, "good", 10.0, 0.1)
+    text = tmp_path / "text.ogg"
+    text.write_text("not audio")
+    results = run([good, Recording(text, "text"), Recording(tmp_path / "gone.wav", "gone"), good])
+    assert [r.status for r in results] == ["ok", "failed", "failed", "ok"]
+    assert results[1].logits.shape == (0, 2)
+    assert results[1].promised_chunks is None
+    assert results[1].reason
+    assert results[2].reason
+
+
+def test_a_decoder_that_fails_in_a_way_of_its_own_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = write(tmp_path, "good", 10.0, 0.1)
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("resampler in pieces")
+
+    monkeypatch.setattr("bce.engine.run.scheduler.AudioReader", broken)
+    (result,) = run([good])
+    assert result.status == "failed"
+    assert "resampler in pieces" in (result.reason or "")
+
+
+def test_a_crash_of_the_network_reaches_the_caller(tmp_path: Path) -> None:
+    def crash(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        run([write(tmp_path, "a", 10.0, 0.1)], crash)
+
+
+def test_a_stop_finishes_what_is_in_flight_and_names_the_rest(tmp_path: Path) -> None:
+    recordings = [write(tmp_path, f"r{i}", 60.0, 0.1) for i in range(4)] + [write(tmp_path, "long", 180.0, 0.2)]
+    stop = Stop()
+
+    def stop_in_the_second(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        if len(done) == 1:
+            stop.reason = "enough"
+        done.append(block)
+        return rows(block)
+
+    done: list[AudioBlock] = []
+    results = run(recordings, stop_in_the_second, threads=1, stop=stop)
+    # the stop comes while the second is computed: it is finished, and nothing after it is read
+    assert [r.status for r in results] == ["ok", "ok", "not_run", "not_run", "not_run"]
+    assert len(results[1].logits) == 12
+    assert all("enough" in (r.reason or "") for r in results[2:])
+    assert len(done) == 2
+
+
+def test_a_stop_in_a_long_recording_keeps_its_finished_part(tmp_path: Path) -> None:
+    stop = Stop()
+
+    def stop_at_the_third(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        if block.first_chunk == 24:
+            stop.reason = "enough"
+        return rows(block)
+
+    (result,) = run([write(tmp_path, "long", 600.0, 0.2)], stop_at_the_third, threads=1, stop=stop)
+    assert result.status == "short_read"
+    np.testing.assert_array_equal(result.logits[:, 1], np.arange(36))
+    assert result.promised_chunks == 120
+
+
+def test_an_abandoned_reader_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bce.engine.run.infer import scheduler
+
+    real = scheduler.AudioReader
+    release = threading.Event()
+    stop = Stop()
+
+    class Hanging(real):  # type: ignore[misc, valid-type]
+        def __next__(self) -> AudioBlock:
+            if self.path.stem == "hangs":
+                stop.reason, stop.abandon = "out of time", True
+                release.wait(20)
+            return super().__next__()
+
+    monkeypatch.setattr(scheduler, "AudioReader", Hanging)
+    recordings = [write(tmp_path, "hangs", 60.0, 0.1), write(tmp_path, "later", 60.0, 0.1)]
+    began = time.monotonic()
+    results = run(recordings, threads=1, stop=stop)
+    took = time.monotonic() - began
+    release.set()
+    assert [r.status for r in results] == ["not_run", "not_run"]
+    assert took < 10
+
+
+def test_workers_pause_when_an_early_recording_holds_results_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bce.engine.run.scheduler._PENDING_BYTES", 200)  # two results of 12 x 2 float32
+    recordings = [write(tmp_path, f"r{i:02}", 60.0, 0.1 if i else 0.9) for i in range(20)]
+    counted: list[int] = []
+    release = threading.Event()
+
+    def hold_the_first(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        if block.samples[0] > 0.5:
+            release.wait(20)
+        else:
+            counted.append(1)
+        return rows(block)
+
+    iterator = Scheduler(recordings, hold_the_first, SteadyPace((0.0,)), 2, Stop(), 2).results()
+    threading.Timer(1.0, release.set).start()
+    next(iterator)
+    ahead = len(counted)
+    assert ahead <= 6
+    assert len(list(iterator)) == 19
+
+
+def test_closing_the_iterator_ends_the_workers(tmp_path: Path) -> None:
+    recordings = [write(tmp_path, f"r{i}", 60.0, 0.1) for i in range(6)]
+    iterator = Scheduler(recordings, lambda b, s: rows(b), SteadyPace((0.0,)), 2, Stop(), 2).results()
+    next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+    workers = [thread for thread in threading.enumerate() if thread.name.startswith("bce-worker")]
+    for worker in workers:
+        worker.join(10)
+    assert not any(worker.is_alive() for worker in workers)

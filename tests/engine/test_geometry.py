@@ -1,0 +1,96 @@
+"""Windows of chunks and shifts, against a definition with loops."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bce.engine.errors import OptionsError
+from bce.engine.geometry import SHIFT_SETS, check_shifts, parse_shifts, plan_windows
+
+RATE = 32_000
+WINDOW = 5 * RATE
+
+steps = st.integers(-500, 500)
+
+
+@given(
+    first=st.integers(0, 20_000),
+    chunks=st.integers(1, 30),
+    beyond=st.none() | st.integers(0, 3),
+    shifts=st.lists(steps, min_size=1, max_size=6, unique=True),
+)
+def test_plan_is_chunk_start_plus_shift_moved_into_the_recording(first, chunks, beyond, shifts):
+    total = None if beyond is None else (first + chunks + beyond) * WINDOW
+    plan = plan_windows(first, chunks, [step / 100 for step in shifts], total)
+    wanted = []
+    for chunk in range(first, first + chunks):
+        row = []
+        for step in shifts:
+            start = chunk * WINDOW + step * 320
+            if total is not None and start + WINDOW > total:
+                start = total - WINDOW
+            row.append(max(start, 0))
+        wanted.append(row)
+    assert plan.starts[plan.index].tolist() == wanted
+    assert plan.starts.tolist() == sorted({start for row in wanted for start in row})
+    assert (plan.starts % 320 == 0).all()
+
+
+def test_a_minute_at_five_shifts_has_56_distinct_windows():
+    plan = plan_windows(0, 12, SHIFT_SETS[5], 60 * RATE)
+    assert len(plan.starts) == 56
+    assert plan.index.shape == (12, 5)
+
+
+def test_one_chunk_has_one_window_whatever_the_shifts():
+    assert plan_windows(0, 1, SHIFT_SETS[5], WINDOW).starts.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shifts"),
+    [
+        ("1", (0,)),
+        ("3", (-1, 0, 1)),
+        ("5", (-2, -1, 0, 1, 2)),
+        (" 5 ", (-2, -1, 0, 1, 2)),
+        ("-2.5,0,2.5", (-2.5, 0, 2.5)),
+        ("0, 0.01", (0, 0.01)),
+        ("5,-5", (5, -5)),
+    ],
+)
+def test_shifts_are_read(text, shifts):
+    assert parse_shifts(text) == shifts
+
+
+@given(st.lists(steps, min_size=2, max_size=8, unique=True))
+def test_every_multiple_of_10_ms_is_read_exactly(shifts):
+    assert parse_shifts(",".join(f"{step / 100:.2f}" for step in shifts)) == tuple(step / 100 for step in shifts)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("4", "expected 1, 3, 5"),
+        ("", "expected 1, 3, 5"),
+        ("2.5", "expected 1, 3, 5"),
+        ("0,", "expected numbers of seconds"),
+        ("0,x", "expected numbers of seconds"),
+        ("0,5.01", "5.01 s is outside"),
+        ("0,nan", "nan s is outside"),
+        ("0,inf", "inf s is outside"),
+        ("0,0.005", "0.005 s is not a multiple"),
+        ("1,2,1.0", "1 s is given twice"),
+        ("0,-0", "0 s is given twice"),
+    ],
+)
+def test_bad_shifts_are_named(text, says):
+    with pytest.raises(OptionsError, match=r"^shift") as error:
+        parse_shifts(text)
+    assert says in str(error.value)
+
+
+def test_no_shift_at_all_is_refused():
+    with pytest.raises(OptionsError, match="at least one"):
+        check_shifts(())

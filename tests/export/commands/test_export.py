@@ -1,0 +1,300 @@
+"""``bce-export`` from a file to a bundle that the engine can run, and what it does with what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="exports need the extra bce[export]")
+
+import onnxruntime as ort  # noqa: E402
+
+from bce.engine.errors import OptionsError, ParityError  # noqa: E402
+from bce.engine.network.bundle import Bundle, sha256  # noqa: E402
+from bce.export.commands import bundling  # noqa: E402
+from bce.export.commands.bundling import ExportOptions, export_source  # noqa: E402
+from bce.export.commands.export import main, parse_blocks  # noqa: E402
+from bce.export.heads.checkpoints import HeadCheckpoint, HeadConfig, build_head, save_checkpoint  # noqa: E402
+from bce.export.perch.weights import Weights  # noqa: E402
+from bce.export.sources import SourceModel, read_source  # noqa: E402
+
+TAXONOMY = """primary_label,inat_taxon_id,scientific_name,common_name,class_name
+x1,1,Aus cus,A bird,Aves
+x2,2,Nobody knows,A lizard,Reptilia
+x3,3,Bus xus,A frog,Amphibia
+"""
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with taxonomy.csv and labels.csv for the 12 classes of the small network."""
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "taxonomy.csv").write_text(TAXONOMY)
+    names = ["Aus bus", "Aus cus", "Bus aus", "Bus bus", *(f"Cus c{index}" for index in range(8))]
+    (folder / "labels.csv").write_text("\n".join(["inat2024_fsd50k", *names]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(small_onnx: Path, tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with Perch's own head, made by the command."""
+    out = tmp_path_factory.mktemp("made") / "perch"
+    arguments = ["--perch", small_onnx, "--perch-labels", tables / "labels.csv", "--taxonomy", tables / "taxonomy.csv"]
+    assert main([*map(str, arguments), "--head", "perch", "--blocks", "21,25", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two windows for the proof where the proof is not what is tested."""
+    whole = bundling.check_inputs
+    monkeypatch.setattr(bundling, "check_inputs", lambda paths: [item for item in whole(paths) if item.natural][:2])
+
+
+@pytest.fixture
+def checkpoints(small_weights: Weights, tmp_path: Path) -> Callable[..., list[str]]:
+    """Write folds of a small head over blocks 5 and 7, with changes."""
+
+    def write(
+        folds: int = 2, blocks: tuple[int, ...] = (5, 7), preparation: str = "none", narrow: int = 0
+    ) -> list[str]:
+        known = small_weights.architecture.blocks
+        widths = {known[index].name: known[index].out_channels - narrow for index in blocks}
+        paths = []
+        for seed in range(folds):
+            torch.manual_seed(seed)
+            head = build_head(HeadConfig(d=16, ffn=24), tuple(widths.values()), 3).eval()
+            path = tmp_path / f"fold{seed}.safetensors"
+            save_checkpoint(path, HeadCheckpoint(head, ("x1", "x2", "x3"), widths, preparation, "a trial"))  # type: ignore[arg-type]
+            paths.append(str(path))
+        return paths
+
+    return write
+
+
+def test_bundle_is_whole_and_says_what_it_is(bundle: Path, small_onnx: Path) -> None:
+    loaded = Bundle.load(bundle)
+    manifest = loaded.manifest
+    assert sorted(os.listdir(bundle)) == ["backbone.onnx", "bundle.json", "classes.csv", "parity.json"]
+    assert os.listdir(bundle.parent) == ["perch"]
+    assert manifest.source.file == "small.onnx"
+    assert manifest.source.sha256 == sha256(small_onnx)
+    assert list(manifest.blocks) == ["block_21", "block_25"]
+    assert manifest.outputs == ("block_21", "block_25", "label")
+    assert (manifest.head.kind, manifest.preparation) == ("perch", "none")
+    assert loaded.classes == ("x1", "x2", "x3")
+    assert (bundle / "classes.csv").read_text() == TAXONOMY
+    assert "stand-in" in manifest.notice
+    assert 0 < manifest.parity["end_to_end_relative_l2"] <= 1e-4
+    assert set(manifest.files) == set(os.listdir(bundle)) - {"bundle.json"}
+
+
+def test_bundle_gives_the_numbers_of_its_source(bundle: Path, small_onnx: Path) -> None:
+    """From samples to features and logits, against ONNX Runtime running the source file itself."""
+    from bce.engine.frontends.perch import Frontend
+
+    rng = np.random.default_rng(5)
+    time_s = np.arange(160_000) / 32_000
+    samples = (0.1 * np.sin(2 * np.pi * 3000 * time_s) + 0.01 * rng.standard_normal(160_000)).astype(np.float32)
+    outputs = ["block_21", "block_25", "label"]
+    log_mel = Frontend(samples, "none").window(0)[None]
+    found = ort.InferenceSession(bundle / "backbone.onnx").run(outputs, {"log_mel": log_mel})
+    reference = read_source(small_onnx).reference((21, 25))
+    assert reference is not None
+    expected = reference(samples[None])
+    for name, value in zip(outputs[:2], found, strict=False):
+        assert np.linalg.norm(value - expected[name]) <= 1e-4 * np.linalg.norm(expected[name])
+    label = ort.InferenceSession(small_onnx).run(["label"], {"inputs": samples[None]})[0][0]
+    np.testing.assert_allclose(found[2][0], [label[1], -10, max(label[2], label[3])], atol=1e-3)
+
+
+def test_info(bundle: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--info", str(bundle)]) == 0
+    text = capsys.readouterr().out
+    for part in ("stand-in", "small.onnx", "block_21, block_25, label", "perch", "x1, x2, x3", "numbers compared"):
+        assert part in text
+    rows = [line.split() for line in text.splitlines() if "end_to_end" in line]
+    assert [row[1] for row in rows] == ["block_21", "block_25", "label"]
+    assert all(float(row[2]) <= 1e-4 for row in rows)
+
+
+@pytest.mark.usefixtures("quick")
+def test_trained_head(
+    small_onnx: Path, checkpoints: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "trained"
+    assert main(["--perch", str(small_onnx), "--head", *checkpoints(), "--out", str(out)]) == 0
+    loaded = Bundle.load(out)
+    assert (loaded.manifest.head.kind, loaded.manifest.head.folds) == ("attention", 2)
+    assert loaded.manifest.outputs == ("block_5", "block_7")
+    assert loaded.classes == ("x1", "x2", "x3")
+    assert "a trial" in loaded.manifest.notice
+    assert {c["measure"] for c in json.loads((out / "parity.json").read_text())["comparisons"]} >= {"head"}
+    assert main(["--info", str(out)]) == 0
+    assert "attention, 2 folds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"preparation": "peak"}, ["--preparation", "none"], "preparation 'peak', the bundle is to have 'none'"),
+        ({}, ["--blocks", "5,6"], "trained on the blocks 5, 7, the bundle is to have 5, 6"),
+        ({"narrow": 1}, [], "block_5 with"),
+        ({}, ["--taxonomy", "TAXONOMY"], "class 0 is 'x1', expected 'other'"),
+        ({}, ["--outputs", "embedding"], "add 'blocks'"),
+    ],
+)
+def test_heads_that_disagree_are_refused(
+    small_onnx: Path,
+    checkpoints: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    changes: dict[str, object],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "taxonomy.csv").write_text(TAXONOMY.replace("x1,", "other,"))
+    arguments = [str(tmp_path / "taxonomy.csv") if a == "TAXONOMY" else a for a in arguments]
+    out = tmp_path / "out"
+    assert main(["--perch", str(small_onnx), "--head", *checkpoints(**changes), "--out", str(out), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_existing_bundle_is_replaced_only_by_force(
+    small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "bundle"
+    arguments = ["--perch", str(small_onnx), "--blocks", "0", "--out", str(out)]
+    assert main(arguments) == 0
+    (out / "extra").write_text("of the old one")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert main(arguments) == 2
+    assert "--force" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert main([*arguments[:3], "1", *arguments[4:], "--force"]) == 0
+    assert Bundle.load(out).manifest.outputs == ("block_1",)
+    assert not (out / "extra").exists()
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "photos"
+    out.mkdir()
+    (out / "cat.jpg").write_text("meow")
+    assert main(["--perch", str(small_onnx), "--out", str(out), "--force"]) == 2
+    assert "not a bundle" in capsys.readouterr().err
+    assert os.listdir(out) == ["cat.jpg"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_missed_gate_writes_nothing(small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "bundle"
+    source = read_source(small_onnx)
+    options = ExportOptions("", out, blocks=(0, 1), force=True)
+    export_source(source, options)
+    before = sha256(out / "bundle.json")
+
+    def runner(blocks: object, outputs: object) -> object:
+        reference = SourceModel.reference(source, (0, 1))
+        assert reference is not None
+
+        def wrong(waveforms: np.ndarray) -> dict[str, np.ndarray]:
+            arrays = reference(waveforms)
+            return arrays | {"block_1": arrays["block_1"] * np.float32(1.001)}
+
+        return wrong
+
+    monkeypatch.setattr(bundling, "read_source", None)
+    false = SourceModel(source.path, source.sha256, "onnx", "unknown", "", source.weights, runner)  # type: ignore[arg-type]
+    with pytest.raises(ParityError, match="backbone block_1") as raised:
+        export_source(false, options)
+    assert "block_0" not in str(raised.value)
+    assert sha256(out / "bundle.json") == before
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_source_that_cannot_run_is_said_so(small_weights: Weights, tmp_path: Path) -> None:
+    lines: list[str] = []
+    source = SourceModel(tmp_path / "saved_model", "0" * 64, "saved_model", "Apache-2.0", "", small_weights)
+    export_source(source, ExportOptions("", tmp_path / "out", blocks=(1,), outputs=("embedding",)), lines.append)
+    assert any("structure checked, numbers not" in line for line in lines)
+    assert Bundle.load(tmp_path / "out").manifest.parity == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --perch"),
+        (["--perch", "x.onnx"], "give --perch"),
+        (["--perch", "x.onnx", "--out", "o", "--blocks", "26"], "block 26 does not exist"),
+        (["--perch", "x.onnx", "--out", "o", "--blocks", "a"], "--blocks a"),
+        (["--perch", "x.onnx", "--out", "o", "--outputs", "scores"], "output 'scores' is unknown"),
+        (["--perch", "x.onnx", "--out", "o", "--preparation", "loud"], "preparation 'loud' is unknown"),
+        (["--perch", "x.onnx", "--out", "o", "--head", "perch", "fold.pt"], "not both"),
+        (["--perch", "x.onnx", "--out", "o"], "x.onnx"),
+        (["--perch", "SMALL", "--out", "o", "--head", "fold.pt"], "no such head checkpoint"),
+        (["--perch", "SMALL", "--out", "o", "--taxonomy", "none.csv"], "none.csv"),
+        (["--perch", "SMALL", "--out", "o", "--head", "perch", "--taxonomy", "TAXONOMY"], "--perch-labels"),
+        (["--perch", "SMALL", "--out", "o", "--check-audio", "none.wav"], "none.wav"),
+        (["--info", "nowhere"], "not a bundle"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str],
+    message: str,
+    small_onnx: Path,
+    tables: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = {"SMALL": str(small_onnx), "TAXONOMY": str(tables / "taxonomy.csv")}
+    assert main([known.get(argument, argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_blocks_are_parsed() -> None:
+    assert parse_blocks(None) is None
+    assert parse_blocks("25,21") == (21, 25)
+    assert parse_blocks("all") == tuple(range(26))
+    with pytest.raises(OptionsError):
+        ExportOptions("x", "o", blocks=(3, 2))
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom bce.export.commands.export import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'onnx', 'numpy', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--check-audio" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_check_audio_is_what_is_compared_on(small_onnx: Path, shared: Path, tmp_path: Path) -> None:
+    audio = shared / "data/audio/scikit_maad"
+    arguments = ["--perch", str(small_onnx), "--blocks", "5", "--outputs", "blocks", "--check-audio", str(audio)]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--preparation", "hoplite"]) == 0
+    parity = json.loads((tmp_path / "out" / "parity.json").read_text())
+    natural = {c["input"] for c in parity["comparisons"] if c["natural"]}
+    assert "S4A03895_20190522_060000.wav" in natural
+    assert parity["preparation"] == "hoplite"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bce.engine.audio.recordings import name_rule
+from bce.engine.errors import OptionsError, TableError
+from bce.engine.tables.scores import ScoreTable, write_scores
+from bce.tools.commands.tools import COMMANDS, main
+from bce.tools.data.labels import read_labels
+from bce.tools.judge.evaluate import evaluate, match, read_table
+
+HEADER = "filename,start,end,primary_label\n"
+A, B = "BC2026_Train_0001_S08_20250606_235955", "BC2026_Train_10012_S22_20250607_040000"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.csv"
+    rows = [
+        f"{A}.ogg,00:00:00,00:00:05,x;y",
+        f"{A}.ogg,00:00:05,00:00:10,y",
+        f"{A}.ogg,00:00:10,00:00:15,",
+        f"{B}.ogg,00:00:00,00:00:05,x",
+        f"{B}.ogg,00:01:00,00:01:05,z",
+    ]
+    path.write_text(HEADER + "".join(f"{row}\n" for row in rows * 2))
+    return path
+
+
+def test_labels_as_they_are(labels: Path) -> None:
+    found = read_labels(labels)
+    assert found.row_ids == (f"{A}_5", f"{A}_10", f"{A}_15", f"{B}_5", f"{B}_65")
+    assert found.repeated == 5
+    assert found.sites == ("S08", "S08", "S08", "S22", "S22")
+    assert found.hours == (23, 0, 0, 4, 4)
+    np.testing.assert_array_equal(found.present(("y", "x")), [[1, 1], [1, 0], [0, 0], [0, 1], [0, 0]])
+    assert found.unknown(("y", "x")) == ["z"]
+
+
+def test_labels_of_other_recorders(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(HEADER + "SM4-A_20190522_060000.wav,0:00,0:05,x\n")
+    assert read_labels(path).hours == (None,)
+    found = read_labels(path, name_rule(r"(?P<site>[^_]+)_(?P<date>\d{8})_(?P<time>\d{6})", 2))
+    assert (found.sites, found.hours) == (("SM4-A",), (4,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,start,end\na.ogg,0,5\n", "has no column 'primary_label'"),
+        (HEADER, "has no rows"),
+        (HEADER + "a.ogg,00:00:00,00:00:10,x\n", "row 1 is about 00:00:00 to 00:00:10, expected a window of 5 s"),
+        (HEADER + "a.ogg,00:00:02,00:00:07,x\n", "expected a window of 5 s"),
+        (HEADER + "a.ogg,noon,00:00:05,x\n", "row 1 has the time 'noon', expected HH:MM:SS"),
+        (HEADER + "a.ogg,00:00:00\n", "row 1 has too few fields"),
+    ],
+)
+def test_bad_labels(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(TableError, match=message):
+        read_labels(path)
+
+
+@pytest.fixture
+def table() -> ScoreTable:
+    ids = (f"{B}_5", f"{A}_5", f"{A}_10", "other_5", "other_10")
+    return ScoreTable(ids, ("x", "y"), np.array([[0.9, 0.4], [0.3, 0.8], [0.35, 0.2], [1, 1], [0, 0]], dtype=float))
+
+
+def test_rows_are_matched_by_id(table: ScoreTable, labels: Path) -> None:
+    matched = match(table, read_labels(labels))
+    assert (matched.only_scores, matched.only_labels, matched.unknown) == (2, 2, ("z",))
+    np.testing.assert_array_equal(matched.present, [[1, 0], [1, 1], [0, 1]])
+    assert matched.sites == ("S22", "S08", "S08")
+    result = evaluate(matched, resamples=20)
+    assert result.per_class == {"x": 0.5, "y": 0.5}
+    assert result.macro.auc == 0.5
+    assert (result.macro.rows, result.macro.recordings, result.macro.classes) == (3, 2, 2)
+    assert result.sites["S08"].auc == 0.0  # y is everywhere at S08 and so has no AUC there
+    assert result.sites["S22"].classes == 0
+
+
+def test_nothing_in_common(table: ScoreTable, labels: Path) -> None:
+    with pytest.raises(TableError, match="has no row in common"):
+        match(ScoreTable(table.row_ids[3:], table.classes, table.scores[3:]), read_labels(labels))
+
+
+def test_command(tmp_path: Path, table: ScoreTable, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scores(tmp_path / "s.csv", table)
+    (tmp_path / "t.csv").write_text("primary_label,scientific_name,class_name\nx,X a,Aves\ny,Y b,Amphibia\n")
+    code = main(
+        [
+            "evaluate",
+            f"{tmp_path}/s.csv",
+            str(labels),
+            f"--taxonomy={tmp_path}/t.csv",
+            f"--json={tmp_path}/e.json",
+            f"--per-class={tmp_path}/c.csv",
+            "--resamples=10",
+        ]
+    )
+    assert code == 0
+    text = capsys.readouterr().out
+    assert "2 rows without labels, 2 labelled windows without scores" in text
+    assert "1 labels are no class of the scores: z" in text
+    content = json.loads((tmp_path / "e.json").read_text())
+    assert content["taxon_classes"]["Aves"]["auc"] == 0.5
+    assert content["sites"]["S22"]["auc"] is None
+    with open(tmp_path / "c.csv", newline="") as stream:
+        assert list(csv.reader(stream))[1] == ["x", "X a", "2", "0.5"]
+
+
+def test_rounded_scores_are_warned_of(
+    tmp_path: Path, table: ScoreTable, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scores(tmp_path / "s.csv", ScoreTable(table.row_ids, table.classes, np.round(table.scores, 0)))
+    assert main(["evaluate", f"{tmp_path}/s.csv", str(labels), "--resamples=5"]) == 0
+    assert "scores are rounded to 6 decimals or fewer, and 2 scored classes have ties" in capsys.readouterr().out
+
+
+def test_bad_scores_are_one_line(tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.csv").write_text(f"row_id,x\n{A}_5,nan\n")
+    assert main(["evaluate", f"{tmp_path}/s.csv", str(labels)]) == 2
+    assert "has no finite number for class 'x'" in capsys.readouterr().err
+    (tmp_path / "s.csv").write_text(f"row_id,x\n{A}_5,1\n{A}_5,1\n")
+    assert main(["evaluate", f"{tmp_path}/s.csv", str(labels)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_npz_tables(tmp_path: Path, table: ScoreTable) -> None:
+    path = tmp_path / "s.npz"
+    np.savez(
+        path, row_ids=np.array(table.row_ids), classes=np.array(table.classes), logits=table.scores, bad=np.ones(3)
+    )
+    found = read_table(f"{path}:logits")
+    assert (found.row_ids, found.classes) == (table.row_ids, table.classes)
+    np.testing.assert_array_equal(found.scores, table.scores)
+    with pytest.raises(OptionsError, match="name the array of scores too"):
+        read_table(str(path))
+    with pytest.raises(TableError, match="has no array 'other', it has row_ids"):
+        read_table(f"{path}:other")
+    with pytest.raises(TableError, match=r"array 'bad' has shape \(3,\)"):
+        read_table(f"{path}:bad")
+    path.write_text("no archive")
+    with pytest.raises(TableError, match=r"is not a \.npz file"):
+        read_table(f"{path}:logits")
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [("perch_raw_logits", 0.7390178442), ("oof_base", 0.8044348180), ("oof_probe_final", 0.8353024140)],
+)
+def test_real_scores(shared: Path, array: str, expected: float) -> None:
+    scores = shared / "data/real_soundscape_scores/perch_raw_and_prior_oof_59files.npz"
+    labels = read_labels(shared / "data/official_csv/train_soundscapes_labels.csv")
+    assert (len(labels.labels), labels.repeated) == (739, 739)
+    matched = match(read_table(f"{scores}:{array}"), labels)
+    with np.load(scores) as content:
+        np.testing.assert_array_equal(matched.present, content["labels"])
+    result = evaluate(matched, resamples=2)
+    assert result.macro.auc == pytest.approx(expected, abs=5e-11)
+    assert (result.macro.classes, result.macro.rows, result.macro.recordings) == (71, 708, 59)
+
+
+def test_help_names_every_command_and_imports_nothing_slow() -> None:
+    code = (
+        "import sys\nfrom bce.tools.commands.tools import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'numpy', 'pyarrow', 'numba', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "priors"])
+def test_commands_need_no_torch(command: str) -> None:
+    code = (
+        "import sys\nfrom bce.tools.commands.tools import main\n"
+        f"try:\n    main(['{command}', '--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'sklearn', 'torch', 'matplotlib', 'onnx'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -1,0 +1,1 @@
+"""``bce-tools``: a module for each command."""

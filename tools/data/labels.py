@@ -1,0 +1,137 @@
+"""Labelled windows of soundscapes: BirdCLEF's ``train_soundscapes_labels.csv`` as it really is.
+
+The table has ``filename,start,end,primary_label`` with times as ``HH:MM:SS`` and labels joined by ``;``. Every row of
+the published file is there twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.engine.audio.recordings import BIRDCLEF, NameRule, Recording
+from bce.engine.errors import TableError
+from bce.engine.tables.score_files import CHUNK_S, row_id
+
+COLUMNS = ("filename", "start", "end", "primary_label")
+
+
+@dataclass(frozen=True, eq=False)
+class WindowLabels:
+    """Labelled windows of 5 s, each once, in the order in which they first appear.
+
+    Attributes:
+        recordings: the recording of each window, with what its name tells.
+        start_s: the start of each window in its recording, int64 [windows].
+        labels: the classes present in each window; empty where nothing was heard.
+        repeated: rows of the file that named a window again.
+        path: the file.
+    """
+
+    recordings: tuple[Recording, ...]
+    start_s: NDArray[np.int64]
+    labels: tuple[frozenset[str], ...]
+    repeated: int
+    path: Path
+
+    @cached_property
+    def row_ids(self) -> tuple[str, ...]:
+        """The row id of each window."""
+        return tuple(row_id(r.stem, s + CHUNK_S) for r, s in zip(self.recordings, self.start_s, strict=True))
+
+    @property
+    def sites(self) -> tuple[str | None, ...]:
+        return tuple(recording.site for recording in self.recordings)
+
+    @property
+    def named_sites(self) -> tuple[str, ...]:
+        """The site of each window; "?" where the name does not tell."""
+        return tuple(recording.site or "?" for recording in self.recordings)
+
+    @cached_property
+    def hours(self) -> tuple[int | None, ...]:
+        """The hour of day (UTC) in which each window starts."""
+        return tuple(hour_of(r, int(s)) for r, s in zip(self.recordings, self.start_s, strict=True))
+
+    def present(self, classes: Sequence[str]) -> NDArray[np.bool_]:
+        """Which classes each window has, bool [windows, classes]. Labels of other classes are passed over."""
+        place = {name: i for i, name in enumerate(classes)}
+        present = np.zeros((len(self.labels), len(classes)), dtype=bool)
+        for row, labels in enumerate(self.labels):
+            present[row, [place[label] for label in labels if label in place]] = True
+        return present
+
+    def unknown(self, classes: Sequence[str]) -> list[str]:
+        """Labels that are not among the classes, sorted."""
+        return sorted(set().union(*self.labels) - set(classes))
+
+
+def hour_of(recording: Recording, start_s: int) -> int | None:
+    """The hour of day (UTC, 0..23) at a second of a recording; None where its name tells no time."""
+    start = recording.start_time
+    if start is None:
+        return None
+    return (start.hour * 3600 + start.minute * 60 + start.second + start_s) // 3600 % 24
+
+
+def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> WindowLabels:
+    """Read labelled windows. Rows that name one window again add their labels to it.
+
+    Args:
+        path: the CSV file.
+        rule: how to read site and time from the file names.
+
+    Raises:
+        TableError: the file is missing or lacks a column, or a row's times are not those of a window of 5 s.
+    """
+    file = Path(path)
+    recordings: dict[str, Recording] = {}
+    windows: dict[tuple[str, int], set[str]] = {}
+    number = 0
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            for column in COLUMNS:
+                if column not in (reader.fieldnames or ()):
+                    raise TableError(f"has no column '{column}': expected {', '.join(COLUMNS)}", file)
+            for number, row in enumerate(reader, start=1):
+                if any(row[column] is None for column in COLUMNS):
+                    raise TableError(f"row {number} has too few fields", file)
+                start_s, end_s = (_seconds(row[column], number, file) for column in ("start", "end"))
+                if end_s - start_s != CHUNK_S or start_s % CHUNK_S:
+                    raise TableError(
+                        f"row {number} is about {row['start']} to {row['end']}, expected a window of {CHUNK_S} s", file
+                    )
+                recordings.setdefault(row["filename"], rule.read(Path(row["filename"])))
+                labels = (label.strip() for label in row["primary_label"].split(";"))
+                windows.setdefault((row["filename"], start_s), set()).update(label for label in labels if label)
+    except OSError as error:
+        raise TableError(f"cannot be read ({error.strerror})", file) from None
+    except UnicodeDecodeError:
+        raise TableError("is not UTF-8 text: expected labelled windows as CSV", file) from None
+    if not windows:
+        raise TableError("has no rows: expected labelled windows", file)
+    return WindowLabels(
+        tuple(recordings[name] for name, _ in windows),
+        np.array([start_s for _, start_s in windows], dtype=np.int64),
+        tuple(frozenset(labels) for labels in windows.values()),
+        number - len(windows),
+        file,
+    )
+
+
+def _seconds(text: str, number: int, path: Path) -> int:
+    parts = text.strip().split(":")
+    if not (1 <= len(parts) <= 3 and all(part.isascii() and part.isdigit() for part in parts)):
+        raise TableError(f"row {number} has the time '{text}', expected HH:MM:SS", path)
+    seconds = 0
+    for part in parts:
+        seconds = 60 * seconds + int(part)
+    return seconds

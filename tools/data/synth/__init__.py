@@ -1,0 +1,1 @@
+"""Labelled synthetic soundscapes in BirdCLEF layout."""

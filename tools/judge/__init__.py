@@ -1,0 +1,1 @@
+"""How well something hears: evaluation, probe, priors."""

@@ -1,0 +1,244 @@
+"""``bce-tools features``: block features of recordings through the engine, kept on disk.
+
+A cache holds one file per recording, named after the SHA-256 of the recording, in a folder named after what else the
+features depend on: backbone, preparation, shifts. So a recording is computed once, however often it is moved, and an
+interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from bce.engine.audio.recordings import AUDIO_SUFFIXES, Recording
+from bce.engine.errors import OptionsError
+from bce.engine.geometry import parse_shifts
+from bce.engine.network.bundle import Bundle, sha256
+from bce.engine.network.default import bundle_path
+from bce.engine.run.engine import Engine, EngineOptions, usable_cpus
+
+CHUNK_S = 5
+DURATION = "delivered_s"
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How features are computed.
+
+    Attributes:
+        threads: of the engine; default: the CPUs that this process may use.
+        shifts_s: features are a mean over these shifts of a chunk's window, in seconds.
+        precision: which backbone of the bundle.
+    """
+
+    threads: int = field(default_factory=usable_cpus)
+    shifts_s: tuple[float, ...] = (0.0,)
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Block features of recordings, a row for each chunk.
+
+    Attributes:
+        features: float32 [rows, width] by name of the block, "block_21".
+        recording: the place of each row's recording in ``paths``, int64 [rows], rising.
+        chunk: the place of each row's chunk in its recording, int64 [rows].
+        paths: the recordings, in the order given; one that could not be read has no rows.
+        failed: why recordings could not be read, by path.
+        computed: recordings that were not in the cache.
+    """
+
+    features: dict[str, NDArray[np.float32]]
+    recording: NDArray[np.int64]
+    chunk: NDArray[np.int64]
+    paths: tuple[Path, ...]
+    failed: dict[Path, str]
+    computed: int
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {name: values.shape[1] for name, values in self.features.items()}
+
+    def per_recording(self) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
+        """Means over each recording's chunks, and the places of the recordings that have any."""
+        places, first = np.unique(self.recording, return_index=True)
+        count = np.diff([*first, len(self.recording)])[:, None]
+        means = {name: (np.add.reduceat(x, first) / count).astype(np.float32) for name, x in self.features.items()}
+        return means, places
+
+
+def cache_key(bundle: Bundle, options: FeatureOptions) -> str:
+    """What features depend on besides the recording, as 16 hexadecimal digits. A bundle's head is not part of it."""
+    backbone = bundle.backbone(options.precision)
+    text = f"{sha256(backbone)} {bundle.manifest.preparation} {sorted(options.shifts_s)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/bce/features``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bce" / "features"
+
+
+def read_features(
+    paths: Sequence[Path],
+    bundle: Bundle,
+    cache: str | os.PathLike[str] | None = None,
+    options: FeatureOptions | None = None,
+    *,
+    quiet: bool = True,
+) -> FeatureTable:
+    """The features of recordings: from the cache, or computed and put there, one recording after the other.
+
+    Only whole recordings are kept, each written beside and renamed. A last chunk that is mostly padding has no row,
+    unless it is the only one.
+
+    Args:
+        paths: the recordings.
+        bundle: a bundle that gives block features; its head is not used.
+        cache: a folder, made where it is missing; default: :func:`default_cache`.
+        options: how features are computed.
+        quiet: show no progress.
+
+    Raises:
+        OptionsError: the bundle gives no block features, or no recording can be read.
+    """
+    options = options or FeatureOptions()
+    blocks = list(bundle.manifest.blocks)
+    if not blocks:
+        raise OptionsError("gives no block features: export it with --outputs blocks", bundle.path)
+    folder = Path(default_cache() if cache is None else cache) / cache_key(bundle, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {path: folder / f"{sha256(path)}.npz" for path in dict.fromkeys(paths)}
+    kept = {path: found for path, file in files.items() if (found := _load(file, blocks)) is not None}
+    missing = [path for path in files if path not in kept]
+    failed: dict[Path, str] = {}
+    for path, found, reason in _computed(missing, bundle, blocks, options, quiet):
+        if found is None:
+            failed[path] = reason
+        else:
+            _save(files[path], found)
+            kept[path] = found
+    if not kept:
+        path, reason = next(iter(failed.items()), (folder, "no recordings were given"))
+        raise OptionsError(f"no recording could be read, first: {reason}", path)
+    rows = {path: max(1, round(float(kept[path][DURATION]) / CHUNK_S)) for path in kept}
+    order = [(place, path) for place, path in enumerate(paths) if path in kept]
+    counts = [min(rows[path], len(kept[path][blocks[0]])) for _, path in order]
+    return FeatureTable(
+        {
+            name: np.concatenate([kept[path][name][:count] for (_, path), count in zip(order, counts, strict=True)])
+            for name in blocks
+        },
+        np.repeat(np.array([place for place, _ in order], dtype=np.int64), counts),
+        np.concatenate([np.arange(count, dtype=np.int64) for count in counts]),
+        tuple(paths),
+        failed,
+        len(missing) - len(failed),
+    )
+
+
+def _computed(
+    paths: Sequence[Path], bundle: Bundle, blocks: Sequence[str], options: FeatureOptions, quiet: bool
+) -> Iterator[tuple[Path, dict[str, NDArray[np.floating]] | None, str]]:
+    """Each recording with its features, or None and the reason."""
+    if not paths:
+        return
+    engine = Engine(bundle, EngineOptions(options.threads, options.shifts_s, options.precision, "chunk"))
+    recordings = [Recording(path, path.stem) for path in paths]
+    with tqdm(total=len(paths), unit="recording", disable=True if quiet else None) as bar:
+        for path, result in zip(paths, engine.run(recordings), strict=True):
+            if result.status == "ok":
+                yield (
+                    path,
+                    {name: result.features[name] for name in blocks} | {DURATION: np.array(result.delivered_s)},
+                    "",
+                )
+            else:
+                yield path, None, result.reason or result.status
+            bar.update()
+
+
+def _save(file: Path, arrays: Mapping[str, NDArray[np.floating]]) -> None:
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
+    partial.write_bytes(content.getvalue())
+    os.replace(partial, file)
+
+
+def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[np.floating]] | None:
+    """The features of a recording; None where they are not there, or not whole."""
+    try:
+        with np.load(file) as arrays:
+            return {name: arrays[name] for name in (*blocks, DURATION)}
+    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def audio_files(root: Path) -> tuple[Path, ...]:
+    """A recording, or all recordings in a folder, sorted.
+
+    Raises:
+        OptionsError: there is none.
+    """
+    found = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    found = [path for path in found if not path.name.startswith(".")]
+    if not found:
+        raise OptionsError("holds no recordings", root)
+    return tuple(found)
+
+
+def add_feature_options(parser: argparse.ArgumentParser) -> None:
+    """``--bundle``, ``--cache``, ``--threads`` and ``--quiet``, as every command on features has them."""
+    add = parser.add_argument
+    add("--bundle", type=Path, metavar="BUNDLE", help="(default: $BCE_BUNDLE, else the embedded one)")
+    add("--cache", type=Path, metavar="DIR", help="where features are kept (default: ~/.cache/bce/features)")
+    add("--threads", type=int, default=usable_cpus(), metavar="N", help="(default: %(default)s)")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register ``bce-tools features``."""
+    parser = subparsers.add_parser(
+        "features",
+        help="compute block features of recordings into the cache",
+        description="Compute the block features of recordings through the engine and keep them, so that probe and "
+        "train need not. May be interrupted and goes on where it stopped.",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="RECORDING_OR_FOLDER")
+    parser.add_argument("--shifts", default="1", metavar="S", help="mean over these, as in bce-infer (default: none)")
+    add_feature_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> list[str]:
+    bundle = Bundle.load(bundle_path(arguments.bundle))
+    options = FeatureOptions(arguments.threads, parse_shifts(arguments.shifts))
+    for path in arguments.paths:
+        if not path.exists():
+            raise OptionsError("does not exist", path)
+    paths = [file for path in arguments.paths for file in audio_files(path)]
+    table = read_features(paths, bundle, arguments.cache, options, quiet=arguments.quiet)
+    cache = Path(default_cache() if arguments.cache is None else arguments.cache)
+    widths = ", ".join(f"{name} [{width}]" for name, width in table.widths.items())
+    return [
+        *([f"{bundle.manifest.name}: {bundle.manifest.notice}"] if bundle.manifest.notice else []),
+        f"{len(paths)} recordings, {len(table)} chunks: {widths}",
+        f"{table.computed} computed, {len(paths) - table.computed - len(table.failed)} from the cache",
+        *(f"{path}: {reason}" for path, reason in table.failed.items()),
+        f"in {cache / cache_key(bundle, options)}",
+    ]
