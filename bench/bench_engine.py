@@ -20,7 +20,8 @@ from bce.bench.materials import Work, model_file
 from bce.bench.materials import bundle as find_bundle
 from bce.engine.audio.reader import AudioBlock, AudioReader
 from bce.engine.geometry import SHIFT_SETS
-from bce.engine.network.bundle import SAMPLE_RATE, Bundle
+from bce.engine.GONE import SAMPLE_RATE
+from bce.engine.network.bundle import Bundle
 from bce.engine.network.model import Model
 from bce.engine.run.engine import Engine, EngineOptions
 

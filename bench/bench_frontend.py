@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bce.engine.frontends.perch import Frontend, log_mel_reference
+from bce.engine.frontends.perch import Frontend, Preparation, log_mel_reference
 from bce.engine.geometry import SHIFT_SETS, plan_windows
-from bce.engine.network.bundle import Preparation
 
 SAMPLES = np.random.default_rng(0).normal(0, 0.1, 60 * 32_000).astype(np.float32)
 STARTS = plan_windows(0, 12, SHIFT_SETS[5], len(SAMPLES)).starts.tolist()

@@ -13,13 +13,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bce.engine.audio.reader import AudioBlock, AudioReader
-from bce.engine.audio.recordings import Recording
 from bce.engine.errors import AudioError, BceError, OptionsError
 from bce.engine.frontends.perch import Frontend
 from bce.engine.geometry import WINDOW_SAMPLES, plan_windows
-from bce.engine.network.bundle import WINDOW_S, Bundle
+from bce.engine.GONE import WINDOW_S
+from bce.engine.network.bundle import Bundle
 from bce.engine.network.model import Model
 from bce.engine.network.openvino_backbone import OpenVinoBackbone
+from bce.engine.recording import Recording
 from bce.engine.run.engine import Engine, EngineOptions
 
 BATCH = 12

@@ -16,7 +16,9 @@ import soundfile
 from bce.bench.processes import run
 from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import BceError, OptionsError
-from bce.engine.network.bundle import SAMPLE_RATE, Bundle, sha256
+from bce.engine.files import sha256
+from bce.engine.GONE import SAMPLE_RATE
+from bce.engine.network.bundle import Bundle
 
 CLASSES = 234
 """Of the made-up head: as many as BirdCLEF+ 2026 has."""

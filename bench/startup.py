@@ -16,7 +16,7 @@ from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, model_file
 from bce.bench.processes import infer_command, run
 from bce.engine.errors import OptionsError
-from bce.engine.network.bundle import SAMPLE_RATE
+from bce.engine.GONE import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
         TableError,
     )
     from bce.engine.network.bundle import Bundle
-    from bce.engine.run.engine import Engine, EngineOptions, RecordingResult
+    from bce.engine.results import Part, RecordingResult
+    from bce.engine.run.engine import Engine, EngineOptions
 
 _HOME = {
     "Bundle": "network.bundle",
     "Engine": "run.engine",
     "EngineOptions": "run.engine",
-    "RecordingResult": "run.engine",
+    "Part": "results",
+    "RecordingResult": "results",
     "AudioError": "errors",
     "BceError": "errors",
     "BundleError": "errors",
@@ -45,6 +47,7 @@ __all__ = [
     "ExportError",
     "OptionsError",
     "ParityError",
+    "Part",
     "RecordingResult",
     "TableError",
 ]

@@ -1,7 +1,8 @@
-"""Which windows the chunks and shifts of a recording need.
+"""Windows and chunks: what a model is fed, what a run puts out, and which windows the chunks and shifts need.
 
-A chunk is 5 s of output, a window 5 s of input. Every chunk is scored on one window per shift: its own 5 s moved by the
-shift, and moved back into the recording where that would leave it. Windows that coincide are run once.
+A window is a stretch of audio that a network is fed, of the length that its bundle says. A chunk is a row of the
+output, of the length that the run's grid says. Every chunk is scored on one window per shift: its own stretch moved by
+the shift, and moved back into the recording where that would leave it. Windows that coincide are run once.
 """
 
 from __future__ import annotations
@@ -14,24 +15,97 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import OptionsError
-from bce.engine.network.bundle import SAMPLE_RATE, WINDOW_S
 
-WINDOW_SAMPLES = round(WINDOW_S * SAMPLE_RATE)
-CHUNK_SAMPLES = WINDOW_SAMPLES
 SHIFT_STEP_S = 0.01
-SHIFT_STEP_SAMPLES = round(SHIFT_STEP_S * SAMPLE_RATE)
+"""Shifts and windows start on a grid of 10 ms, on which frontends share frames."""
+MIN_TAIL_S = 1.0
+"""A tail of a recording that is shorter than this makes no chunk."""
+UNITS_PER_S = 100_000
+"""Durations are counted in hundred thousandths of a second: they are quotients of frames and rates, not exact."""
 
 SHIFT_SETS: dict[int, tuple[float, ...]] = {1: (0.0,), 3: (-1.0, 0.0, 1.0), 5: (-2.0, -1.0, 0.0, 1.0, 2.0)}
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """How the windows of a model look.
+
+    Attributes:
+        sample_rate: in Hz.
+        window_s: length in seconds, a whole number of samples.
+
+    Raises:
+        OptionsError: a value is not above 0, or the window is not a whole number of samples.
+    """
+
+    sample_rate: int
+    window_s: float
+
+    def __post_init__(self) -> None:
+        if not self.sample_rate > 0:
+            raise OptionsError(f"sample rate is {self.sample_rate} Hz, it must be above 0")
+        _whole_samples("windows", self.window_s, self.sample_rate)
+
+    @property
+    def samples(self) -> int:
+        """Samples of a window."""
+        return round(self.window_s * self.sample_rate)
+
+    def samples_in(self, seconds: float) -> int:
+        """The number of samples that is nearest to a length or a position in seconds."""
+        return round(seconds * self.sample_rate)
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """How a run cuts recordings into rows: chunks of one length from the start on, the last padded with zeros.
+
+    Attributes:
+        chunk_s: length of a chunk in seconds, above 0.
+
+    Raises:
+        OptionsError: it is not above 0.
+    """
+
+    chunk_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chunk_s < math.inf:
+            raise OptionsError(f"chunks of {self.chunk_s:g} s: the length must be above 0")
+
+    def chunks(self, duration_s: float) -> int:
+        """Chunks of a recording: one per whole chunk, and one for a tail of at least 1 s (or of a chunk below that)."""
+        whole, tail = divmod(round(duration_s * UNITS_PER_S), round(self.chunk_s * UNITS_PER_S))
+        return whole + (tail >= round(min(MIN_TAIL_S, self.chunk_s) * UNITS_PER_S))
+
+    def samples(self, sample_rate: int) -> int:
+        """Samples of a chunk at a rate.
+
+        Raises:
+            OptionsError: it is not a whole number of them.
+        """
+        return _whole_samples("chunks", self.chunk_s, sample_rate)
+
+    def start_s(self, first_chunk: int, chunks: int) -> NDArray[np.float64]:
+        """Where consecutive chunks start in the recording, in seconds, float64 [chunks]."""
+        return np.arange(first_chunk, first_chunk + chunks, dtype=np.float64) * np.float64(self.chunk_s)
+
+
+def _whole_samples(what: str, seconds: float, sample_rate: int) -> int:
+    samples = seconds * sample_rate
+    if not (samples >= 1 and math.isclose(samples, round(samples), rel_tol=1e-9)):
+        raise OptionsError(f"{what} of {seconds:g} s are not a whole number of samples at {sample_rate} Hz")
+    return round(samples)
 
 
 def parse_shifts(text: str) -> tuple[float, ...]:
     """Read the shifts of a command line: the name of a set (``1``, ``3``, ``5``) or seconds (``-2.5,0,2.5``).
 
     Returns:
-        The shifts in seconds, in the order given: multiples of 10 ms, at most one window to either side, all different.
+        The shifts in seconds, in the order given: multiples of 10 ms, all different.
 
     Raises:
-        OptionsError: the text is neither, or a shift is off the 10-ms grid, too far, or given twice.
+        OptionsError: the text is neither, or a shift is off the 10-ms grid or given twice.
     """
     if "," not in text:
         if text.strip() in map(str, SHIFT_SETS):
@@ -50,21 +124,30 @@ def check_shifts(shifts_s: Sequence[float]) -> tuple[float, ...]:
     """Return the shifts, exactly on the 10-ms grid, in the order given.
 
     Raises:
-        OptionsError: there is none, or one is off the grid, more than one window away, or given twice.
+        OptionsError: there is none, or one is off the grid or given twice.
     """
     if not shifts_s:
         raise OptionsError("shifts: at least one is needed; 0 is the chunk itself")
     exact: list[float] = []
     for shift in shifts_s:
-        if not abs(shift) <= WINDOW_S:
-            raise OptionsError(f"shift {shift:g} s is outside -{WINDOW_S:g}..{WINDOW_S:g} s")
-        steps = round(shift / SHIFT_STEP_S)
+        steps = round(shift / SHIFT_STEP_S) if math.isfinite(shift) else 0
         if not math.isclose(steps * SHIFT_STEP_S, shift, abs_tol=1e-9):
             raise OptionsError(f"shift {shift:g} s is not a multiple of {SHIFT_STEP_S} s")
         if steps / 100 in exact:
             raise OptionsError(f"shift {shift:g} s is given twice")
         exact.append(steps / 100)
     return tuple(exact)
+
+
+def check_reach(shifts_s: Sequence[float], window: WindowSpec) -> None:
+    """Refuse shifts that leave their chunk altogether.
+
+    Raises:
+        OptionsError: one is further than a window's length.
+    """
+    for shift in shifts_s:
+        if abs(shift) > window.window_s:
+            raise OptionsError(f"shift {shift:g} s is outside -{window.window_s:g}..{window.window_s:g} s")
 
 
 @dataclass(frozen=True)
@@ -81,21 +164,28 @@ class WindowPlan:
 
 
 def plan_windows(
-    first_chunk: int, chunks: int, shifts_s: Sequence[float], total_samples: int | None = None
+    window: WindowSpec,
+    grid: ChunkGrid,
+    first_chunk: int,
+    chunks: int,
+    shifts_s: Sequence[float],
+    total_samples: int | None = None,
 ) -> WindowPlan:
     """Plan the windows of consecutive chunks: chunk start + shift, moved into the recording.
 
     Args:
+        window: the model's windows.
+        grid: the run's chunks, as long as the windows.
         first_chunk: position of the first chunk in the recording.
         chunks: how many chunks, at least 1.
         shifts_s: seconds, multiples of 10 ms (see :func:`parse_shifts`).
-        total_samples: length of the padded recording at 32 kHz, at least one window; None where the end is too far
-            away to matter.
+        total_samples: length of the padded recording at the windows' rate, at least one window; None where the end is
+            too far away to matter.
     """
-    shifts = np.array([round(shift / SHIFT_STEP_S) * SHIFT_STEP_SAMPLES for shift in shifts_s], dtype=np.int64)
-    first = np.arange(first_chunk, first_chunk + chunks, dtype=np.int64) * CHUNK_SAMPLES
+    shifts = np.array([window.samples_in(shift) for shift in shifts_s], dtype=np.int64)
+    first = np.arange(first_chunk, first_chunk + chunks, dtype=np.int64) * grid.samples(window.sample_rate)
     wanted = np.maximum(first[:, None] + shifts, 0)
     if total_samples is not None:
-        wanted = np.minimum(wanted, total_samples - WINDOW_SAMPLES)
+        wanted = np.minimum(wanted, total_samples - window.samples)
     starts, index = np.unique(wanted, return_inverse=True)
     return WindowPlan(starts, index.reshape(wanted.shape).astype(np.int64, copy=False))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from bce.engine.errors import TableError
+from bce.engine.files import beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,10 +183,7 @@ class Taxonomy:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV, all columns in their order, beside and then renamed."""
-        file = Path(path)
-        partial = file.with_name(file.name + ".partial")
-        with open(partial, "w", encoding="utf-8", newline="") as stream:
+        with beside(path) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(self.columns)
             writer.writerows(zip(*self.columns.values(), strict=True))
-        os.replace(partial, file)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError
-from bce.engine.network.bundle import sha256
+from bce.engine.files import sha256
 from bce.export.perch.download import PUBLISHED
 from bce.export.perch.weights import Weights
 

@@ -1,7 +1,7 @@
-"""Decode recordings to 32 kHz mono, block by block, and notice where the audio ends before it should.
+"""Decode recordings to mono at the rate that is asked for, block by block, and notice audio that ends before it should.
 
-A recording is padded with zeros to whole chunks of 5 s; a tail under 1 s makes no chunk. Decoding is sequential and
-holds about one audio block, so that a recording of a day takes no more memory than one of a minute.
+A recording is padded with zeros to whole chunks; a tail under 1 s makes no chunk. Decoding is sequential and holds
+about one audio block, so that a recording of a day takes no more memory than one of a minute.
 """
 
 from __future__ import annotations
@@ -20,19 +20,11 @@ from numpy.typing import NDArray
 
 from bce.engine.audio.containers import ogg_is_whole, wav_duration_s
 from bce.engine.errors import AudioError
-from bce.engine.geometry import CHUNK_SAMPLES, SHIFT_STEP_S, SHIFT_STEP_SAMPLES
-from bce.engine.network.bundle import SAMPLE_RATE
+from bce.engine.geometry import SHIFT_STEP_S, ChunkGrid
 
 BLOCK_CHUNKS = 12
-MIN_TAIL_SAMPLES = SAMPLE_RATE  # 1 s
 READ_FRAMES = 16_384
 UNKNOWN_FRAMES = 1 << 62  # libsndfile gives a number near 2**63 for a stream whose header tells no length
-
-
-def expected_chunks(duration_s: float) -> int:
-    """Chunks of a recording: one per 5 s, and one for a tail of at least 1 s."""
-    whole, tail = divmod(round(duration_s * SAMPLE_RATE), CHUNK_SAMPLES)
-    return whole + (tail >= MIN_TAIL_SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -40,12 +32,13 @@ class AudioBlock:
     """A stretch of a recording: some chunks, and the audio that their windows reach into.
 
     Attributes:
-        samples: float32 [samples], 32 kHz mono, full scale +-1.
+        samples: float32 [samples] at the reader's rate, mono, full scale +-1.
         start_sample: position of ``samples[0]`` in the padded recording.
         first_chunk: position of the first chunk in the recording.
         chunks: how many chunks.
-        total_samples: length of the padded recording, always a multiple of 5 s; None while the end is further away
-            than any window of this block reaches. Never None for the last block.
+        total_samples: length of the padded recording, always whole chunks; None while the end is further away than any
+            window of this block reaches. Never None for the last block.
+        chunk_samples: length of a chunk.
     """
 
     samples: NDArray[np.float32]
@@ -53,11 +46,12 @@ class AudioBlock:
     first_chunk: int
     chunks: int
     total_samples: int | None
+    chunk_samples: int
 
     @property
     def is_last(self) -> bool:
         """Whether the recording ends with this block."""
-        return (self.first_chunk + self.chunks) * CHUNK_SAMPLES == self.total_samples
+        return (self.first_chunk + self.chunks) * self.chunk_samples == self.total_samples
 
 
 class AudioReader:
@@ -68,6 +62,8 @@ class AudioReader:
 
     Args:
         path: any file that libsndfile reads, of any rate and channel count. Channels are averaged.
+        sample_rate: to resample to, in Hz.
+        grid: the chunks to cut into.
         context_s: how far windows reach beyond their chunk to either side, in seconds; rounded up to 10 ms.
         block_chunks: chunks per block; the last block has the rest.
 
@@ -83,8 +79,17 @@ class AudioReader:
             could be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], context_s: float = 0.0, block_chunks: int = BLOCK_CHUNKS) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        sample_rate: int,
+        grid: ChunkGrid,
+        context_s: float = 0.0,
+        block_chunks: int = BLOCK_CHUNKS,
+    ) -> None:
         self.path = Path(path)
+        self.sample_rate = sample_rate
+        self.grid = grid
         self._file = _open(self.path)
         self.source_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
@@ -92,11 +97,17 @@ class AudioReader:
         self.promised_s = self._promised_s()
         self.problem: str | None = None
         self._frames_read = 0
-        self._blocks = self._read_blocks(math.ceil(context_s / SHIFT_STEP_S) * SHIFT_STEP_SAMPLES, block_chunks)
+        context = round(math.ceil(context_s / SHIFT_STEP_S) * SHIFT_STEP_S * sample_rate)
+        self._blocks = self._read_blocks(context, block_chunks, grid.samples(sample_rate))
 
     @property
     def delivered_s(self) -> float:
         return self._frames_read / self.source_rate
+
+    @property
+    def promised_chunks(self) -> int | None:
+        """Chunks of what the file's header states; None where it states nothing."""
+        return None if self.promised_s is None else self.grid.chunks(self.promised_s)
 
     def __iter__(self) -> Iterator[AudioBlock]:
         return self
@@ -117,22 +128,22 @@ class AudioReader:
         self._blocks.close()
         self._file.close()
 
-    def _read_blocks(self, context: int, block_chunks: int) -> Generator[AudioBlock, None, None]:
+    def _read_blocks(self, context: int, block_chunks: int, chunk: int) -> Generator[AudioBlock, None, None]:
         # One more chunk than the context needs tells whether a block is the last one and where the padded end is.
-        lookahead = CHUNK_SAMPLES * max(1, math.ceil(context / CHUNK_SAMPLES))
+        lookahead = chunk * max(1, math.ceil(context / chunk))
         samples = self._resampled()
         held = np.empty(0, np.float32)
         start = 0  # position of held[0]
         first_chunk = 0
         total: int | None = None
         while True:
-            end = (first_chunk + block_chunks) * CHUNK_SAMPLES
+            end = (first_chunk + block_chunks) * chunk
             pieces = [held]
             known = start + len(held)
             while total is None and known < end + lookahead:
                 piece = next(samples, None)
                 if piece is None:
-                    total = self._padded_length()
+                    total = self._padded_chunks() * chunk
                     known = max(known, total)
                     pieces.append(np.zeros(known - start - sum(map(len, pieces)), np.float32))
                 else:
@@ -142,26 +153,26 @@ class AudioReader:
             reach = end + context
             if total is not None:
                 end, reach = min(end, total), min(reach, total)
-            yield AudioBlock(held[: reach - start], start, first_chunk, end // CHUNK_SAMPLES - first_chunk, total)
+            yield AudioBlock(held[: reach - start], start, first_chunk, end // chunk - first_chunk, total, chunk)
             if end == total:
                 return
-            first_chunk = end // CHUNK_SAMPLES
+            first_chunk = end // chunk
             keep = max(0, end - context)
             held = held[keep - start :]
             start = keep
 
-    def _padded_length(self) -> int:
-        chunks = expected_chunks(self.delivered_s)
+    def _padded_chunks(self) -> int:
+        chunks = self.grid.chunks(self.delivered_s)
         if not chunks:
             why = self.problem or f"it lasts {self.delivered_s:.2f} s"
             raise AudioError(f"is too short: a recording needs at least 1 s of audio ({why})", self.path)
-        return chunks * CHUNK_SAMPLES
+        return chunks
 
     def _resampled(self) -> Iterator[NDArray[np.float32]]:
-        if self.source_rate == SAMPLE_RATE:
+        if self.source_rate == self.sample_rate:
             yield from self._mono()
             return
-        resampler = soxr.ResampleStream(self.source_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        resampler = soxr.ResampleStream(self.source_rate, self.sample_rate, 1, dtype="float32", quality="HQ")
         for piece in self._mono():
             yield resampler.resample_chunk(piece)
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)

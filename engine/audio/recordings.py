@@ -1,16 +1,16 @@
-"""Find recordings, and read site and start time from their names."""
+"""Find recordings in files and folders: the one walk that all commands share."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from datetime import UTC, datetime
 from pathlib import Path
 
+from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.errors import OptionsError
+from bce.engine.recording import Recording
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
@@ -22,93 +22,30 @@ class NoRecordingsError(OptionsError):
     """The paths exist, but hold no recording."""
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A recording and what its name says.
+def audio_files(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A file, whatever its suffix, or the files of a folder and the folders in it that have an audio suffix.
 
-    Attributes:
-        path: the file.
-        stem: the file's name without its suffix; unique in a run, because rows are named after it.
-        file_id: number of the file in its data set; None where the name has none.
-        site: where it was recorded; None where the name does not tell.
-        start_time: of the first sample, in UTC (aware); None where the name does not tell.
-    """
-
-    path: Path
-    stem: str
-    file_id: int | None = None
-    site: str | None = None
-    start_time: datetime | None = None
-
-
-@dataclass(frozen=True)
-class NameRule:
-    """How recorders name their files.
-
-    Attributes:
-        pattern: regular expression that is searched for in the stem, with any of the named groups ``site``, ``date``
-            (YYYYMMDD), ``time`` (HHMMSS or HHMM) and ``id`` (a number). Signs between the digits of date and time are
-            allowed. A start time needs both date and time.
-        utc_offset_h: hours by which the recorder's clock was ahead of UTC, -14..14.
+    Hidden files and folders are passed over, among them the ``._name.wav`` that macOS leaves on cards. The order is the
+    natural one (2 before 10), a folder's own files before those of its folders.
 
     Raises:
-        OptionsError: the pattern is not a regular expression, lacks all of these groups, has another one, or the offset
-            is out of range.
+        OptionsError: there is no such path, or a folder cannot be listed.
     """
+    root = Path(path)
+    if not root.exists():
+        raise OptionsError("does not exist", root)
+    if not root.is_dir():
+        yield root
+        return
 
-    pattern: str
-    utc_offset_h: float = 0.0
+    def fail(error: OSError) -> None:
+        raise OptionsError(f"cannot be listed ({error.strerror})", error.filename)
 
-    GROUPS = ("site", "date", "time", "id")
-
-    def __post_init__(self) -> None:
-        try:
-            names = set(self._regex.groupindex)
-        except re.error as error:
-            raise OptionsError(f"name pattern '{self.pattern}' is not a regular expression: {error}") from None
-        if not names or not names <= set(self.GROUPS):
-            raise OptionsError(
-                f"name pattern '{self.pattern}' has the named groups {', '.join(sorted(names)) or '(none)'}: expected "
-                f"some of {', '.join(f'(?P<{group}>...)' for group in self.GROUPS)}"
-            )
-        if not abs(self.utc_offset_h) <= 14:
-            raise OptionsError(f"UTC offset {self.utc_offset_h} is outside -14..14 hours")
-
-    @cached_property
-    def _regex(self) -> re.Pattern[str]:
-        return re.compile(self.pattern)
-
-    def read(self, path: Path) -> Recording:
-        """A recording with what its name tells; what the name does not tell is None."""
-        match = self._regex.search(path.stem)
-        found = match.groupdict() if match else {}
-        number = found.get("id") or ""
-        return Recording(
-            path=path,
-            stem=path.stem,
-            file_id=int(number) if number.isdecimal() else None,
-            site=found.get("site") or None,
-            start_time=self._start_time(found.get("date"), found.get("time")),
-        )
-
-    def _start_time(self, date: str | None, time: str | None) -> datetime | None:
-        digits = [re.sub(r"\D", "", text or "") for text in (date, time)]
-        if len(digits[0]) != 8 or len(digits[1]) not in (4, 6):
-            return None
-        try:
-            local = datetime.strptime("".join(digits).ljust(14, "0"), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-            return local - timedelta(hours=self.utc_offset_h)
-        except (ValueError, OverflowError):  # no such day or hour: a clock that was never set, or other digits
-            return None
-
-
-BIRDCLEF = NameRule(r"^BC\d{4}_[A-Za-z]+_(?P<id>\d+)_(?P<site>S\d+)_(?P<date>\d{8})_(?P<time>\d{6})$")
-"""``BC2026_Train_0001_S08_20250606_030007``: times are UTC, numbers have four digits or more."""
-
-
-def name_rule(pattern: str | None, utc_offset_h: float) -> NameRule:
-    """The rule of ``--name-pattern`` and ``--utc-offset``; BirdCLEF's pattern if none is given."""
-    return NameRule(BIRDCLEF.pattern if pattern is None else pattern, utc_offset_h)
+    for folder, folders, files in os.walk(root, onerror=fail):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+        for name in sorted(files, key=_natural):
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                yield Path(folder, name)
 
 
 def find_recordings(paths: Sequence[str | os.PathLike[str]], rule: NameRule = BIRDCLEF) -> list[Recording]:
@@ -128,7 +65,7 @@ def find_recordings(paths: Sequence[str | os.PathLike[str]], rule: NameRule = BI
     """
     by_stem: dict[str, Recording] = {}
     for given in paths:
-        for path in _files(Path(given)):
+        for path in audio_files(given):
             recording = rule.read(path)
             other = by_stem.setdefault(recording.stem, recording)
             if other is not recording and not path.samefile(other.path):
@@ -139,23 +76,6 @@ def find_recordings(paths: Sequence[str | os.PathLike[str]], rule: NameRule = BI
         places = ", ".join(os.fspath(path) for path in paths) or "nothing was given"
         raise NoRecordingsError(f"no recordings found ({places}): expected audio files or folders that hold some")
     return sorted(by_stem.values(), key=_order)
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if not path.exists():
-        raise OptionsError("does not exist", path)
-    if not path.is_dir():
-        yield path
-        return
-
-    def fail(error: OSError) -> None:
-        raise OptionsError(f"cannot be listed ({error.strerror})", error.filename)
-
-    for folder, folders, files in os.walk(path, onerror=fail):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
-        for name in sorted(files, key=_natural):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
-                yield Path(folder, name)
 
 
 def _order(recording: Recording) -> tuple[object, ...]:

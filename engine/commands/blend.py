@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
-from bce.engine.errors import BceError
+from bce.engine.commands import flags
+from bce.engine.commands.main import run_command
+
+NAME = "bce-blend"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of ``bce-blend``."""
     parser = argparse.ArgumentParser(
-        prog="bce-blend",
+        prog=NAME,
         description="Blend score tables with the same rows and classes into one.",
         epilog="Example: bce-blend one.csv:0.93 other.csv:0.07 --taxonomy taxonomy.csv "
         "--taxonomy-smoothing genus=0.15,class=0.05 --out submission.csv",
@@ -35,31 +37,21 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--allow-missing", action="store_true", help="fill rows and classes that a table lacks from the others")
     add("--taxonomy", type=Path, metavar="CSV", help="class table for --taxonomy-smoothing")
-    add("--taxonomy-smoothing", default="none", metavar="AMOUNTS", help="such as genus=0.15,class=0.05 (default: none)")
-    add(
-        "--taxonomy-exclude", default="", metavar="NAMES", help="groups to leave alone, comma-separated, such as Insect"
-    )
-    add("--quiet", action="store_true", help="no summary")
-    add("--version", action="version", version=f"%(prog)s {metadata.version('bce')}")
+    flags.add_taxonomy_smoothing(parser, "none")
+    flags.add_quiet(parser, "no summary")
+    flags.add_version(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     args = parser().parse_args(arguments)
-    try:
-        return _run(args)
-    except BceError as error:
-        print(f"bce-blend: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("bce-blend: interrupted", file=sys.stderr)
-        return 130
+    return run_command(NAME, lambda: _run(args))
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> None:
     # slow imports come after everything that can be said without them
-    from bce.engine.post.postprocess import parse_taxonomy_smoothing
+    from bce.engine.post.options import parse_taxonomy_smoothing
     from bce.engine.tables.blend import BlendOptions, blend, parse_input
     from bce.engine.taxonomy import Taxonomy
 
@@ -67,8 +59,8 @@ def _run(args: argparse.Namespace) -> int:
     options = BlendOptions(
         mode=args.mode,
         allow_missing=args.allow_missing,
-        taxonomy_smoothing=parse_taxonomy_smoothing(args.taxonomy_smoothing),
-        exclude=tuple(name.strip() for name in args.taxonomy_exclude.split(",") if name.strip()),
+        taxonomy_smoothing=parse_taxonomy_smoothing(args.taxonomy_smoothing or "none"),
+        exclude=flags.names_of(args.taxonomy_exclude),
     )
     taxonomy = None if args.taxonomy is None else Taxonomy.read(args.taxonomy)
     summary = blend(inputs, args.out, options, taxonomy)
@@ -77,4 +69,3 @@ def _run(args: argparse.Namespace) -> int:
             print(f"{weight:.4g}  {path}", file=sys.stderr)
         filled = f", {summary.filled} cells filled from other tables" if summary.filled else ""
         print(f"wrote {args.out}: {summary.rows} rows, {summary.classes} classes, {args.mode}{filled}", file=sys.stderr)
-    return 0

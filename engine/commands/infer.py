@@ -9,21 +9,23 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bce.engine.errors import BceError, OptionsError
-from bce.engine.network.default import BUNDLE_VARIABLE, bundle_path
+from bce.engine.commands import flags
+from bce.engine.commands.main import run_command
+from bce.engine.errors import OptionsError
+from bce.engine.network.default import bundle_path
 
 if TYPE_CHECKING:
     from bce.engine.network.bundle import Bundle
-    from bce.engine.post.postprocess import PostprocessOptions, Step
+    from bce.engine.post.options import Step
     from bce.engine.run.engine import Engine
     from bce.engine.run.infer import RunOptions
     from bce.engine.run.record import RunReport
 
+NAME = "bce-infer"
 MOST_LINES = 20
 """Bad recordings named on the screen; the report has all."""
 
@@ -31,20 +33,15 @@ MOST_LINES = 20
 def parser() -> argparse.ArgumentParser:
     """The command line of ``bce-infer``."""
     parser = argparse.ArgumentParser(
-        prog="bce-infer",
-        description="Run a bundle over soundscape recordings and write a table of scores, a row for every 5 seconds.",
+        prog=NAME,
+        description="Run a bundle over soundscape recordings and write a table of scores, a row for every chunk.",
         epilog="Exit codes: 0 all done; 2 wrong use; 3 the table is complete but rows were filled; 130 interrupted.",
     )
     add = parser.add_argument
     add("paths", nargs="*", type=Path, metavar="RECORDING_OR_FOLDER", help="recordings, or folders to walk")
-    add("--bundle", type=Path, help=f"the bundle's folder (default: ${BUNDLE_VARIABLE}, else the embedded demo model)")
-    add("--threads", type=int, metavar="N", help="busy threads in all (default: the CPUs this process may use)")
-    add(
-        "--shifts",
-        default="5",
-        metavar="S",
-        help="5 = -2,-1,0,1,2 s; 3 = -1,0,1 s; 1 = none; or a list in seconds such as -2.5,0,2.5 (default: 5)",
-    )
+    flags.add_bundle(parser)
+    flags.add_threads(parser)
+    flags.add_shifts(parser)
     add("--out", type=Path, help="score table, .csv or .parquet (default: submission.csv)")
     add("--features", type=Path, metavar="PARQUET", help="also write the block features")
     add(
@@ -54,33 +51,25 @@ def parser() -> argparse.ArgumentParser:
         help="features as a mean over a chunk's shifts, or of every window (default: chunk)",
     )
     add("--sample-submission", type=Path, metavar="CSV", help="the rows and the order that the table must have")
-    add("--name-pattern", metavar="REGEX", help="how file names give (?P<site>), (?P<date>) and (?P<time>)")
-    add("--utc-offset", type=float, default=0.0, metavar="HOURS", help="of the times in file names (default: 0)")
+    flags.add_names(parser)
     add("--priors", type=Path, metavar="NPZ", help="a site x hour table in place of the bundle's")
     add(
         "--prior-strength",
         metavar="A",
-        help="factor on the prior's log-odds: a number, known=0.5,unknown=0.2 or none (default: 0.5)",
+        help="factor on the prior's log-odds: a number, known=0.5,unknown=0.2 or none "
+        "(default: the bundle's, else 0.5)",
     )
-    add("--sigma", metavar="CHUNKS", help="Gaussian over a recording's chunks, or none (default: 1.0)")
+    add(
+        "--sigma",
+        metavar="CHUNKS",
+        help="Gaussian over a recording's chunks, or none (default: the bundle's, else 1.0)",
+    )
     add(
         "--smooth-on",
         choices=("logits", "probabilities"),
-        default="logits",
-        help="what the Gaussian averages (default: logits)",
+        help="what the Gaussian averages (default: the bundle's, else logits)",
     )
-    add(
-        "--taxonomy-smoothing",
-        metavar="LEVELS",
-        help="towards the mean of relatives, or none (default: genus=0.15,class=0.05)",
-    )
-    add(
-        "--taxonomy-exclude",
-        metavar="GROUP",
-        action="append",
-        default=[],
-        help="a group to leave alone, such as Insect; may be given again",
-    )
+    flags.add_taxonomy_smoothing(parser, "the bundle's, else genus=0.15,class=0.05")
     add("--raw", action="store_true", help="no prior, no smoothing: the mean of the shifts as it is")
     add("--precision", default="fp32", help="which backbone of the bundle to run: fp32, int8 or bf16 (default: fp32)")
     add(
@@ -98,25 +87,15 @@ def parser() -> argparse.ArgumentParser:
     add("--reserve-minutes", type=float, default=3.0, metavar="M", help="of the budget, kept for writing (default: 3)")
     add("--plan", action="store_true", help="measure a few windows, print how long a run would take, and write nothing")
     add("--report", type=Path, metavar="JSON", help="write a report of the run")
-    add("--quiet", action="store_true", help="no progress, no summary")
-    add("--version", action="version", version=f"%(prog)s {metadata.version('bce')}")
+    flags.add_quiet(parser)
+    flags.add_version(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     args = parser().parse_args(arguments)
-    code = 2
-    try:
-        code = _run(args)
-    except BceError as error:
-        print(f"bce-infer: {error}", file=sys.stderr)
-    except OSError as error:  # a full disk, a file that vanished
-        print(f"bce-infer: {error.filename or 'writing'}: {error.strerror or error}", file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("bce-infer: interrupted", file=sys.stderr)
-        code = 130
+    code = run_command(NAME, lambda: _run(args))
     _leave_hanging_threads(code)
     return code
 
@@ -135,13 +114,16 @@ def _leave_hanging_threads(code: int) -> None:
 def _run(args: argparse.Namespace) -> int:
     path = bundle_path(args.bundle)
     # slow imports come after everything that can be said without them
+    from bce.engine.files import check_place
     from bce.engine.network.bundle import Bundle
-    from bce.engine.run.infer import check_place, infer
+    from bce.engine.run.infer import infer, postprocess_options
 
-    options = _options(args)
+    options, changes = _options(args), _postprocess_changes(args)
     if args.report is not None:
         check_place(args.report)
     bundle = Bundle.load(path)
+    if not args.raw:
+        options = replace(options, postprocess=replace(postprocess_options(bundle), **changes))
     say: Callable[[str], None] = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     if bundle.manifest.notice:
         say(f"{bundle.manifest.name}: {bundle.manifest.notice}")
@@ -184,8 +166,8 @@ def _name_the_bad(report: RunReport) -> None:
 
 
 def _options(args: argparse.Namespace) -> RunOptions:
-    from bce.engine.audio.recordings import name_rule
     from bce.engine.geometry import parse_shifts
+    from bce.engine.post.options import PostprocessOptions
     from bce.engine.run.budget import BudgetOptions
     from bce.engine.run.engine import EngineOptions, usable_cpus
     from bce.engine.run.infer import RunOptions
@@ -198,15 +180,15 @@ def _options(args: argparse.Namespace) -> RunOptions:
         out=out,
         features_out=args.features,
         sample_submission=args.sample_submission,
-        name_rule=name_rule(args.name_pattern, args.utc_offset),
+        name_rule=flags.name_rule(args),
         engine=EngineOptions(
             threads=usable_cpus() if args.threads is None else args.threads,
-            shifts_s=parse_shifts(args.shifts),
+            shifts_s=None if args.shifts is None else parse_shifts(args.shifts),
             precision=args.precision,
             backend=args.backend,
             features=None if args.features is None else args.features_per,
         ),
-        postprocess=_postprocess(args),
+        postprocess=PostprocessOptions.raw() if args.raw else None,
         required=_required(args),
         priors=args.priors,
         budget=None if args.budget_minutes is None else BudgetOptions(args.budget_minutes, args.reserve_minutes),
@@ -214,29 +196,26 @@ def _options(args: argparse.Namespace) -> RunOptions:
     )
 
 
-def _postprocess(args: argparse.Namespace) -> PostprocessOptions:
-    from bce.engine.post.postprocess import (
-        PostprocessOptions,
-        parse_prior_strength,
-        parse_sigma,
-        parse_taxonomy_smoothing,
-    )
+def _postprocess_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of post-processing; the bundle or the defaults say the rest."""
+    from bce.engine.post.options import parse_prior_strength, parse_sigma, parse_taxonomy_smoothing
 
     if args.raw:
-        flags = ("priors", "prior_strength", "sigma", "taxonomy_smoothing", "taxonomy_exclude")
-        for flag in flags:
+        for flag in ("priors", "prior_strength", "sigma", "taxonomy_smoothing", "taxonomy_exclude"):
             if getattr(args, flag):
                 raise OptionsError(f"--raw switches off what --{flag.replace('_', '-')} asks for: drop one of them")
-        return PostprocessOptions.raw()
-    options = PostprocessOptions(smooth_on=args.smooth_on, exclude=tuple(args.taxonomy_exclude))
+    changes: dict[str, Any] = {}
     if args.prior_strength is not None:
-        known, unknown = parse_prior_strength(args.prior_strength)
-        options = replace(options, prior_known=known, prior_unknown=unknown)
+        changes["prior_known"], changes["prior_unknown"] = parse_prior_strength(args.prior_strength)
     if args.sigma is not None:
-        options = replace(options, sigma=parse_sigma(args.sigma))
+        changes["sigma"] = parse_sigma(args.sigma)
+    if args.smooth_on is not None:
+        changes["smooth_on"] = args.smooth_on
     if args.taxonomy_smoothing is not None:
-        options = replace(options, taxonomy=parse_taxonomy_smoothing(args.taxonomy_smoothing))
-    return options
+        changes["taxonomy"] = parse_taxonomy_smoothing(args.taxonomy_smoothing)
+    if args.taxonomy_exclude:
+        changes["exclude"] = flags.names_of(args.taxonomy_exclude)
+    return changes
 
 
 def _required(args: argparse.Namespace) -> tuple[Step, ...]:

@@ -14,8 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.network.bundle import SAMPLE_RATE
-
+SAMPLE_RATE = 32_000
 FRAME = 640
 HOP = 320
 FFT_SIZE = 1024

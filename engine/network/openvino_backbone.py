@@ -9,7 +9,7 @@ given ONNX Runtime's numbers twice, or the backbone is refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError, OptionsError
-from bce.engine.frontends.perch import Frontend
-from bce.engine.network.bundle import SAMPLE_RATE
+from bce.engine.network.manifest import Input
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 LIMITS = {"fp32": 1e-3, "bf16": 0.1}
@@ -27,7 +26,6 @@ LIMITS = {"fp32": 1e-3, "bf16": 0.1}
 In float32 the two differ by 2e-6 on sound and, with seeded weights, by up to 1e-4 on silence.
 """
 
-WINDOW_SHAPE = (1, 500, 128)
 ROUNDS = 2
 
 
@@ -35,16 +33,25 @@ class OpenVinoBackbone:
     """A backbone graph in OpenVINO, with an inference request for each of N calling threads. Calls are thread-safe.
 
     Args:
-        path: the float32 graph, log_mel [batch, 500, 128] -> outputs [batch, width].
+        path: the float32 graph, inputs [batch, *shape] -> outputs [batch, width].
+        graph_input: its input.
         precision: "fp32" or "bf16".
         threads: how many threads call, and how many OpenVINO keeps busy for them in all.
+        widths: width of each output by name, in order.
 
     Raises:
         OptionsError: OpenVINO is not installed, or the precision is not possible with it or on this CPU.
         BundleError: OpenVINO cannot compile the graph.
     """
 
-    def __init__(self, path: str | os.PathLike[str], precision: str, threads: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        graph_input: Input,
+        precision: str,
+        threads: int,
+        widths: Mapping[str, int],
+    ) -> None:
         if precision not in HINTS:
             raise OptionsError(f"the openvino backend runs {' and '.join(HINTS)}, not {precision}")
         try:
@@ -61,39 +68,37 @@ class OpenVinoBackbone:
         }
         try:
             graph = core.read_model(os.fspath(path))
-            graph.reshape({"log_mel": list(WINDOW_SHAPE)})
+            graph.reshape({graph_input.name: [1, *graph_input.shape]})
             compiled = core.compile_model(graph, "CPU", settings)
             requests = [compiled.create_infer_request() for _ in range(threads)]
         except RuntimeError as error:
             raise BundleError(f"cannot be compiled by OpenVINO: {str(error).strip().splitlines()[0]}", path) from error
         self.path = path
         self.precision = precision
+        self.widths = dict(widths)
         self._places = range(len(compiled.outputs))
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for request in requests:
             self._requests.put(request)
         self._count = threads
 
-    def run(self, log_mel: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The graph's outputs in order, each float32 [windows, width], for log_mel float32 [windows, 500, 128].
+    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The graph's outputs in order, each float32 [windows, width], for inputs float32 [windows, *shape].
 
         Windows go one by one: there is one shape, the one that has been checked.
         """
         request = self._requests.get()
         try:
-            rows = [self._infer(request, window[None]) for window in log_mel]
+            rows = [self._infer(request, window[None]) for window in inputs]
         finally:
             self._requests.put(request)
         return [np.concatenate(output) for output in zip(*rows, strict=True)]
 
-    def check(
-        self, windows: NDArray[np.float32], names: Sequence[str], expected: Sequence[NDArray[np.float32]]
-    ) -> None:
+    def check(self, windows: NDArray[np.float32], expected: Sequence[NDArray[np.float32]]) -> None:
         """Hold every inference request to known outputs, more than once.
 
         Args:
-            windows: float32 [windows, 500, 128].
-            names: of the outputs.
+            windows: float32 [windows, *shape].
             expected: the outputs in order, float32 [windows, width].
 
         Raises:
@@ -104,7 +109,7 @@ class OpenVinoBackbone:
         try:
             for request in requests * ROUNDS:
                 for index, window in enumerate(windows):
-                    for name, want, got in zip(names, expected, self._infer(request, window[None]), strict=True):
+                    for name, want, got in zip(self.widths, expected, self._infer(request, window[None]), strict=True):
                         off = np.linalg.norm(got[0] - want[index]) / max(float(np.linalg.norm(want[index])), 1e-12)
                         if not off <= limit:  # NaN is not within any limit
                             raise BundleError(
@@ -119,14 +124,3 @@ class OpenVinoBackbone:
     def _infer(self, request: Any, window: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         request.infer([np.ascontiguousarray(window)])
         return [request.get_output_tensor(place).data.copy() for place in self._places]
-
-
-def check_windows() -> NDArray[np.float32]:
-    """Log-mel windows [2, 500, 128] to check a backbone with: fading noise under two tones, and silence."""
-    seconds = np.arange(5 * SAMPLE_RATE) / SAMPLE_RATE
-    noise = np.random.default_rng(0).normal(0, 0.05, len(seconds)) * np.exp(-seconds)
-    tones = 0.1 * np.sin(2 * np.pi * 3000 * seconds) * (seconds > 2) + 0.05 * np.sin(2 * np.pi * 700 * seconds)
-    found = np.empty((2, *WINDOW_SHAPE[1:]), np.float32)
-    for samples, out in zip((noise + tones, np.zeros_like(seconds)), found, strict=True):
-        Frontend(samples.astype(np.float32), "none", 0).window(0, out)
-    return found

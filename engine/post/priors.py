@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import OptionsError, TableError
+from bce.engine.files import beside
 
 HOURS = 24
 HOUR_SIGMA = 1.5
@@ -140,10 +141,8 @@ class Priors:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as ``.npz``, beside and then renamed."""
-        file = Path(path)
-        partial = file.with_name(file.name + ".partial")
         weights = self.shrinkage
-        with open(partial, "wb") as stream:
+        with beside(path) as partial, open(partial, "wb") as stream:
             np.savez_compressed(
                 stream,
                 format=np.array(FORMAT),
@@ -153,7 +152,6 @@ class Priors:
                 positives=self.positives,
                 shrinkage=np.array([weights.hour, weights.site, weights.site_hour]),
             )
-        os.replace(partial, file)
 
     def for_classes(self, classes: Sequence[str]) -> Self:
         """The same table for other classes or another order.
@@ -196,14 +194,14 @@ class Priors:
         return self._cache[key]
 
     def for_chunks(
-        self, site: str | None, start_time: datetime | None, start_s: NDArray[np.int64]
+        self, site: str | None, start_time: datetime | None, start_s: NDArray[np.floating] | NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.int32], list[Basis]]:
         """The priors of a recording's chunks, each by the hour in which it starts.
 
         Args:
             site: the recording's site, or None.
             start_time: the recording's start, or None.
-            start_s: the start of each chunk in seconds, int64 [chunks].
+            start_s: the start of each chunk in seconds [chunks].
 
         Returns:
             log-odds float64 [k, classes], one row for each hour that the recording meets; which of them each chunk has,
@@ -213,7 +211,7 @@ class Priors:
             hours = np.full(len(start_s), HOURS)
         else:
             second = start_time.hour * 3600 + start_time.minute * 60 + start_time.second
-            hours = (second + np.asarray(start_s)) // 3600 % HOURS
+            hours = ((second + np.asarray(start_s)) // 3600 % HOURS).astype(np.int64)
         met, row = np.unique(hours, return_inverse=True)
         found = [self.log_odds(site, None if hour == HOURS else int(hour)) for hour in met]
         table = np.array([log_odds for log_odds, _ in found]).reshape(len(found), len(self.classes))

@@ -15,11 +15,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bce.engine.audio.reader import BLOCK_CHUNKS, AudioReader, expected_chunks
-from bce.engine.audio.recordings import Recording
+from bce.engine.audio.reader import BLOCK_CHUNKS, AudioReader
 from bce.engine.errors import AudioError, OptionsError
-from bce.engine.geometry import CHUNK_SAMPLES, SHIFT_SETS, plan_windows
-from bce.engine.run.scheduler import THREAD_PREFIX, Shifts, Stop
+from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, plan_windows
+from bce.engine.recording import Recording
+from bce.engine.results import Shifts
+from bce.engine.run.pace import Stop
+from bce.engine.run.scheduler import THREAD_PREFIX
 
 RECENT_S = 60.0
 """Speed is that of the last minute, so that a machine that slows down half-way is noticed."""
@@ -66,25 +68,31 @@ def process_began() -> float:
         return now
 
 
-def shift_ladder(shifts_s: Shifts) -> tuple[Shifts, ...]:
-    """The shifts that were asked for, then the standard sets with fewer: 5 -> 3 -> 1."""
-    smaller = [shifts for size, shifts in sorted(SHIFT_SETS.items(), reverse=True) if size < len(shifts_s)]
-    return (shifts_s, *smaller)
+def shift_ladder(shifts_s: Shifts, window: WindowSpec) -> tuple[Shifts, ...]:
+    """The shifts that were asked for, then the standard sets with fewer that stay within a window: 5 -> 3 -> 1."""
+    fewer = [shifts for size, shifts in sorted(SHIFT_SETS.items(), reverse=True) if size < len(shifts_s)]
+    return (shifts_s, *(shifts for shifts in fewer if max(map(abs, shifts)) <= window.window_s))
 
 
-class Survey:
+class Headers:
     """Reads the headers of recordings in the background, so that what is to come is known without waiting for it.
 
-    A file that hangs stalls the survey and nothing else.
+    A file that hangs stalls this reading and nothing else.
+
+    Args:
+        recordings: all recordings of the run.
+        sample_rate, grid: as the run reads them.
 
     Attributes:
-        chunks: chunks that each header promises, by stem, as far as the survey got.
+        chunks: chunks that each header promises, by stem, as far as the reading got.
     """
 
-    def __init__(self, recordings: Sequence[Recording]) -> None:
+    def __init__(self, recordings: Sequence[Recording], sample_rate: int, grid: ChunkGrid) -> None:
         self.chunks: dict[str, int] = {}
         self._recordings = recordings
-        self._thread = threading.Thread(target=self._read, name=f"{THREAD_PREFIX}survey", daemon=True)
+        self._sample_rate = sample_rate
+        self._grid = grid
+        self._thread = threading.Thread(target=self._read, name=f"{THREAD_PREFIX}headers", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -92,21 +100,23 @@ class Survey:
     def _read(self) -> None:
         for recording in self._recordings:
             try:
-                with AudioReader(recording.path) as reader:
-                    if reader.promised_s is not None:
-                        self.chunks[recording.stem] = expected_chunks(reader.promised_s)
+                with AudioReader(recording.path, self._sample_rate, self._grid) as reader:
+                    if reader.promised_chunks is not None:
+                        self.chunks[recording.stem] = reader.promised_chunks
             except AudioError:
                 continue  # the run itself will say what is wrong with it
 
 
 class Budget:
-    """A pace that keeps a deadline (see :class:`bce.engine.run.scheduler.Pace`).
+    """A pace that keeps a deadline (see :class:`bce.engine.run.pace.Pace`).
 
     Args:
         options: minutes and reserve.
         shifts_s: the shifts that were asked for.
         recordings: all recordings of the run.
         stop: given a reason when time is up, and "abandon" when what is in flight does not end either.
+        window: the model's windows.
+        grid: the run's chunks.
         promised: chunks by stem, as far as they are known; may grow during the run.
         began: when the process started, on ``clock``.
         clock: seconds, monotonic.
@@ -118,14 +128,17 @@ class Budget:
         shifts_s: Shifts,
         recordings: Sequence[Recording],
         stop: Stop,
+        window: WindowSpec,
+        grid: ChunkGrid,
         *,
         promised: Mapping[str, int],
         began: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ladder = shift_ladder(shifts_s)
+        self._ladder = shift_ladder(shifts_s, window)
+        block = BLOCK_CHUNKS * grid.samples(window.sample_rate)
         self._windows_per_chunk = {
-            shifts: len(plan_windows(0, BLOCK_CHUNKS, shifts, BLOCK_CHUNKS * CHUNK_SAMPLES).starts) / BLOCK_CHUNKS
+            shifts: len(plan_windows(window, grid, 0, BLOCK_CHUNKS, shifts, block).starts) / BLOCK_CHUNKS
             for shifts in self._ladder
         }
         self._stop = stop
@@ -174,6 +187,7 @@ class Budget:
     def tick(self) -> None:
         now = self._clock()
         if now >= self._time_is_up and self._stop.reason is None:
+            self._stop.deadline = True
             self._stop.reason = OUT_OF_TIME
         if now >= self._abandon and self._stop.reason is not None:
             self._stop.abandon = True

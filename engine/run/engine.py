@@ -1,25 +1,23 @@
-"""The engine: a bundle over recordings, one result per recording, in order."""
+"""The engine: a bundle over recordings, in order, in parts of at most an hour or a recording at a time."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bce.engine.audio.reader import AudioBlock
-from bce.engine.audio.recordings import Recording, find_recordings
+from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import OptionsError
-from bce.engine.frontends.perch import Frontend
-from bce.engine.geometry import SHIFT_SETS, check_shifts, plan_windows
+from bce.engine.geometry import check_reach, check_shifts
 from bce.engine.network.bundle import Bundle
-from bce.engine.network.model import BACKENDS, Features, Model
-from bce.engine.results import BlockResult, RecordingResult, StageSeconds
-from bce.engine.run.scheduler import Pace, Scheduler, SteadyPace, Stop
+from bce.engine.network.member import Member
+from bce.engine.network.runtimes import BACKENDS
+from bce.engine.recording import Recording
+from bce.engine.results import BlockResult, Part, RecordingResult, Shifts, whole_recordings
+from bce.engine.run.pace import Pace, SteadyPace, Stop
+from bce.engine.run.scheduler import Scheduler
 
 FeaturesPer = Literal["chunk", "window"]
 
@@ -37,14 +35,14 @@ class EngineOptions:
 
     Attributes:
         threads: busy threads in all, at least 1; default: the CPUs that this process may use.
-        shifts_s: test-time shifts of each chunk's window, in seconds; logits are averaged over them.
+        shifts_s: test-time shifts of each chunk's window, in seconds; None for the bundle's own.
         precision: which backbone of the bundle; "bf16" is its float32 one in bfloat16, with the openvino backend only.
         backend: what runs the backbone, "onnxruntime" or "openvino".
         features: keep the backbone's features as a mean over a chunk's shifts ("chunk") or one by one ("window").
     """
 
     threads: int = field(default_factory=usable_cpus)
-    shifts_s: tuple[float, ...] = SHIFT_SETS[5]
+    shifts_s: Shifts | None = None
     precision: str = "fp32"
     features: FeaturesPer | None = None
     backend: str = "onnxruntime"
@@ -58,7 +56,19 @@ class EngineOptions:
             raise OptionsError(f"backend is {self.backend!r}, it must be one of {', '.join(BACKENDS)}")
         if self.precision == "bf16" and self.backend != "openvino":
             raise OptionsError("bf16 needs --backend openvino: ONNX Runtime has no bfloat16 on CPUs")
-        check_shifts(self.shifts_s)
+        if self.shifts_s is not None:
+            check_shifts(self.shifts_s)
+
+    def shifts_for(self, bundle: Bundle) -> Shifts:
+        """The shifts of a run with a bundle.
+
+        Raises:
+            OptionsError: one is further than a window's length.
+        """
+        manifest = bundle.manifest
+        shifts_s = manifest.placing.shifts_s if self.shifts_s is None else self.shifts_s
+        check_reach(shifts_s, manifest.window)
+        return shifts_s
 
 
 class Engine:
@@ -67,36 +77,47 @@ class Engine:
     >>> engine = Engine(Bundle.load("perch_bundle"), EngineOptions(threads=2))
     >>> for result in engine.run(["soundscapes/"]):
     ...     print(result.recording.stem, result.logits.shape)
+
+    Attributes:
+        bundle: what runs.
+        options: how.
+        shifts_s: the test-time shifts.
+        member: the bundle's frontend and network.
+        grid: the chunks of the output.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions | None = None) -> None:
         self.bundle = bundle
         self.options = options or EngineOptions()
-        self.model = Model(bundle, self.options.precision, self.options.backend, self.options.threads)
+        self.shifts_s = self.options.shifts_for(bundle)
+        self.member = Member(bundle, self.options.precision, self.options.backend, self.options.threads)
+        self.grid = self.member.grid
         self.stop_switch = Stop()
 
     def stop(self, reason: str, *, abandon: bool = False) -> None:
-        """Take no further audio block. :meth:`run` then yields what is in flight and marks the rest "not_run".
+        """Take no further audio block. What is in flight is still given out, the rest is marked "not_run".
 
         Safe to call from a signal handler or another thread. With ``abandon``, what is in flight is not waited for.
         """
+        self.stop_switch.deadline = False
         self.stop_switch.reason = reason
         self.stop_switch.abandon = abandon
 
     def close(self) -> None:
         """Give back the network's memory, some 200 MB. Nothing can run afterwards."""
-        del self.model
+        del self.member
 
-    def run(
-        self,
-        recordings: Sequence[Recording | str | os.PathLike[str]],
-        pace: Pace | None = None,
-    ) -> Iterator[RecordingResult]:
-        """Yield one result per recording, in order, as they are done; memory is bounded.
+    def score(
+        self, recordings: Sequence[Recording | str | os.PathLike[str]], pace: Pace | None = None
+    ) -> Generator[Part, None, None]:
+        """Yield the rows of all recordings in order, in parts of at most an hour, as they are done.
+
+        Memory is bounded, however many and however long the recordings are. The last part of each says what became of
+        the recording.
 
         Args:
             recordings: recordings, or files and folders to find them in.
-            pace: decides on shifts as the run goes on; default: the options' shifts for all.
+            pace: decides on shifts as the run goes on; default: :attr:`shifts_s` for all.
 
         Raises:
             OptionsError: a path is missing, or nothing is found.
@@ -108,49 +129,24 @@ class Engine:
         scheduler = Scheduler(
             given,
             self.compute,
-            pace or SteadyPace(self.options.shifts_s),
+            pace or SteadyPace(self.shifts_s),
             self.options.threads,
             self.stop_switch,
-            self.model.classes,
+            self.member.model.classes,
+            self.member.window.sample_rate,
+            self.grid,
         )
-        return scheduler.results()
+        return scheduler.parts()
 
-    def compute(self, block: AudioBlock, shifts_s: tuple[float, ...]) -> BlockResult:
-        """Log-mel, features and logits of one audio block."""
-        clock = time.perf_counter
-        began = clock()
-        plan = plan_windows(block.first_chunk, block.chunks, shifts_s, block.total_samples)
-        frontend = Frontend(block.samples, self.bundle.manifest.preparation, block.start_sample)
-        frontend_s = clock() - began
-        inference_s = 0.0
-        log_mel = np.empty((1, 500, 128), np.float32)
-        rows: list[Features] = []
-        for start in plan.starts:
-            began = clock()
-            frontend.window(int(start), out=log_mel[0])
-            middle = clock()
-            rows.append(self.model.features(log_mel))
-            frontend_s += middle - began
-            inference_s += clock() - middle
-        began = clock()
-        features = {name: np.concatenate([row[name] for row in rows]) for name in self.model.outputs}
-        logits = _mean_over_shifts(self.model.logits(features), plan.index)
-        inference_s += clock() - began
-        kept: Features = {}
-        if self.options.features == "window":
-            kept = features
-        elif self.options.features == "chunk":
-            kept = {name: _mean_over_shifts(values, plan.index) for name, values in features.items()}
-        return BlockResult(
-            logits,
-            kept,
-            plan.starts / self.bundle.manifest.sample_rate if self.options.features == "window" else np.empty(0),
-            shifts_s,
-            len(plan.starts),
-            StageSeconds(0.0, frontend_s, inference_s),
-        )
+    def run(
+        self, recordings: Sequence[Recording | str | os.PathLike[str]], pace: Pace | None = None
+    ) -> Iterator[RecordingResult]:
+        """Yield one result per recording, in order, as they are done: :meth:`score` with its parts joined.
 
+        Args, errors: as :meth:`score`.
+        """
+        return whole_recordings(self.score(recordings, pace))
 
-def _mean_over_shifts(values: NDArray[np.float32], index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """[windows, width] and index [chunks, shifts] -> [chunks, width]; the sum is in float64."""
-    return values[index].mean(axis=1, dtype=np.float64).astype(np.float32)
+    def compute(self, block: AudioBlock, shifts_s: Shifts) -> BlockResult:
+        """Inputs, features and logits of one audio block."""
+        return self.member.compute(block, shifts_s, self.options.features)

@@ -1,33 +1,32 @@
-"""From recordings to a finished table: everything that ``bce-infer`` does, callable from Python."""
+"""From recordings to finished files: everything that ``bce-infer`` does, callable from Python."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bce.engine.audio.recordings import BIRDCLEF, NameRule, NoRecordingsError, Recording, find_recordings
-from bce.engine.errors import OptionsError, TableError
-from bce.engine.network.bundle import PRIORS, Bundle
-from bce.engine.post.postprocess import PostprocessOptions, Postprocessor, Step
-from bce.engine.post.priors import Basis, Priors
-from bce.engine.results import RecordingResult
-from bce.engine.run.budget import OUT_OF_TIME, Budget, BudgetOptions, Survey, process_began
+from bce.engine.audio.names import BIRDCLEF, NameRule
+from bce.engine.audio.recordings import NoRecordingsError, find_recordings
+from bce.engine.errors import BundleError, OptionsError, TableError
+from bce.engine.files import check_place
+from bce.engine.geometry import ChunkGrid
+from bce.engine.network.bundle import MANIFEST, PRIORS, Bundle
+from bce.engine.post.options import PostprocessOptions, Step, tuned_options
+from bce.engine.post.postprocessor import Postprocessor
+from bce.engine.post.priors import Priors
+from bce.engine.recording import Recording
+from bce.engine.run.budget import Budget, BudgetOptions, Headers, process_began
 from bce.engine.run.engine import Engine, EngineOptions
+from bce.engine.run.outputs import Outputs
+from bce.engine.run.pace import Pace
 from bce.engine.run.progress import Progress
 from bce.engine.run.record import RunReport
-from bce.engine.tables.feature_files import FeatureWriter
-from bce.engine.tables.score_files import CHUNK_S, check_format
-from bce.engine.tables.scores import SampleSubmission, ScoreWriter
-
-DEFAULT_CHUNKS = 12
-"""Rows of a recording that cannot be opened and that no sample submission names: those of one minute."""
+from bce.engine.tables.feature_files import check_feature_file
+from bce.engine.tables.schema import check_format
+from bce.engine.tables.submissions import SampleSubmission
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class RunOptions:
         sample_submission: a table whose rows and order the output must have.
         name_rule: how site and time are read from file names; default: BirdCLEF's.
         engine: threads, shifts, precision, features.
-        postprocess: prior, Gaussian and taxonomy smoothing.
+        postprocess: prior, Gaussian and taxonomy smoothing; None for the values that the bundle was tuned to.
         required: post-processing steps that were asked for by name: without what they need the run is refused.
         priors: a site x hour table in place of the bundle's own.
         budget: a deadline for the whole process; None takes the time it takes.
@@ -54,7 +53,7 @@ class RunOptions:
     sample_submission: Path | None = None
     name_rule: NameRule = BIRDCLEF
     engine: EngineOptions = field(default_factory=EngineOptions)
-    postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
+    postprocess: PostprocessOptions | None = None
     required: tuple[Step, ...] = ()
     priors: Path | None = None
     budget: BudgetOptions | None = None
@@ -63,6 +62,8 @@ class RunOptions:
 
 def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], None] = lambda engine: None) -> RunReport:
     """Run a bundle over recordings and write the tables.
+
+    Whatever raises in mid-run, no file with a final name is half written: it is then not there, or what it was before.
 
     Args:
         bundle: a checked bundle.
@@ -73,95 +74,90 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
         BceError: the options, the recordings and the sample submission do not fit each other. Nothing has run then.
     """
     began = time.monotonic()
-    report = RunReport(bundle=_describe(bundle), settings=_settings(options))
+    postprocess = postprocess_options(bundle) if options.postprocess is None else options.postprocess
+    report = RunReport(bundle=_describe(bundle), settings=_settings(bundle, options, postprocess))
+    report.sample_rate = bundle.manifest.window.sample_rate
     _check_outputs(bundle, options)
     sample = _read_sample(bundle, options)
     recordings = _find(options, may_be_none=sample is not None)
     if sample is not None and not recordings:
         sample.write_unchanged(_out(options))
         report.rows = report.filled = len(sample.row_ids)
-        report.missing = list(sample.expected)
+        report.missing = list(sample.stems)
         report.wall_s = time.monotonic() - began
         return report
     if sample is not None:
         report.missing = _compare(sample, recordings)
-    postprocessor = _postprocessor(bundle, options)
+    grid = bundle.manifest.grid
+    postprocessor = _postprocessor(bundle, options, postprocess, grid)
     steps = [] if postprocessor is None else postprocessor.describe()
     report.settings["postprocessing"] = steps
 
     engine = Engine(bundle, options.engine)
     on_engine(engine)
-    survey = Survey(recordings)
-    pace = None
-    if options.budget is not None:
-        survey.start()
-        began_at = process_began()
-        shifts_s = options.engine.shifts_s
-        pace = Budget(options.budget, shifts_s, recordings, engine.stop_switch, promised=survey.chunks, began=began_at)
+    headers = Headers(recordings, report.sample_rate, grid)
+    pace = _pace(engine, options, recordings, headers)
     progress = Progress(len(recordings), quiet=options.quiet)
     for line in steps:
         progress.say(line)
-    with _outputs(engine, options, sample, report) as (scores_out, features_out):
+    outputs = Outputs(engine, options.out, options.features_out, sample, postprocessor, headers, report)
+    try:
         report.ready_s = time.monotonic() - began
-        for result in engine.run(recordings, pace):
-            if report.first_result_s is None:
-                report.first_result_s = time.monotonic() - process_began()
-            computed, missing = _split_rows(result, sample, survey)
-            prior: Mapping[Basis, int] = {}
-            if scores_out is not None and postprocessor is not None:
-                clock = time.perf_counter()
-                starts = np.arange(len(result.logits), dtype=np.int64) * CHUNK_S
-                processed = postprocessor(result.recording, result.logits, starts)
-                prior = processed.prior
-                report.postprocess_s += time.perf_counter() - clock
-                clock = time.perf_counter()
-                if len(computed):
-                    scores_out.add(result.recording, processed.scores[computed // CHUNK_S - 1], computed)
-                if len(missing):
-                    scores_out.add_missing(result.recording, missing)
-                report.write_s += time.perf_counter() - clock
-            if features_out is not None:
-                features_out.add(result)
-            report.add(result, len(computed) + len(missing), len(computed), prior_from=dict(prior))
-            progress.update(result)
+        with closing(engine.score(recordings, pace)) as parts:
+            for part in parts:
+                if report.first_result_s is None:
+                    report.first_result_s = time.monotonic() - process_began()
+                outputs.add(part)
+                if part.outcome is not None:
+                    progress.update(part.outcome)
         progress.close()
         if engine.stop_switch.reason is None:  # else a thread may still be inside the network
             engine.close()  # before the table is written, which takes memory of its own
+        outputs.finish()
+    except BaseException:
+        progress.close()
+        outputs.abort()
+        raise
     report.wall_s = time.monotonic() - began
     return report
 
 
-@contextmanager
-def _outputs(
-    engine: Engine, options: RunOptions, sample: SampleSubmission | None, report: RunReport
-) -> Iterator[tuple[ScoreWriter | None, FeatureWriter | None]]:
-    """The writers of a run, finished whatever ended it; the gaps of a run that was not interrupted are filled."""
-    bundle = engine.bundle
-    scores = None if options.out is None else ScoreWriter(options.out, bundle.classes, sample)
-    features = None
-    if options.features_out is not None:
-        widths = engine.model.widths
-        features = FeatureWriter(options.features_out, widths, bundle=bundle.sha256, notice=bundle.manifest.notice)
-    whole = False
+def postprocess_options(bundle: Bundle) -> PostprocessOptions:
+    """The post-processing that a bundle was tuned to, and the defaults where it was not.
+
+    Raises:
+        BundleError: its manifest names a step or a value that there is not.
+    """
     try:
-        yield scores, features
-        whole = sample is not None or engine.stop_switch.reason in (None, OUT_OF_TIME)
-    finally:
-        clock = time.perf_counter()
-        if scores is not None:
-            summary = scores.close(fill=whole)
-            report.rows, report.filled = summary.rows, summary.filled
-        if features is not None:
-            features.close()
-        report.write_s += time.perf_counter() - clock
+        return tuned_options(bundle.manifest.post)
+    except BundleError as error:
+        raise BundleError(error.reason, bundle.path / MANIFEST) from None
 
 
-def _postprocessor(bundle: Bundle, options: RunOptions) -> Postprocessor | None:
+def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], headers: Headers) -> Pace | None:
+    if options.budget is None:
+        return None
+    headers.start()
+    return Budget(
+        options.budget,
+        engine.shifts_s,
+        recordings,
+        engine.stop_switch,
+        engine.member.window,
+        engine.grid,
+        promised=headers.chunks,
+        began=process_began(),
+    )
+
+
+def _postprocessor(
+    bundle: Bundle, options: RunOptions, postprocess: PostprocessOptions, grid: ChunkGrid
+) -> Postprocessor | None:
     if options.out is None:
         return None
     path = options.priors or bundle.file(PRIORS)
-    priors = None if path is None or not options.postprocess.uses_prior else Priors.load(path)
-    return Postprocessor(options.postprocess, bundle.taxonomy, priors, options.required)
+    priors = None if path is None or not postprocess.uses_prior else Priors.load(path)
+    return Postprocessor(postprocess, bundle.taxonomy, grid, priors, options.required)
 
 
 def _read_sample(bundle: Bundle, options: RunOptions) -> SampleSubmission | None:
@@ -192,7 +188,7 @@ def _find(options: RunOptions, *, may_be_none: bool) -> list[Recording]:
 
 def _check_outputs(bundle: Bundle, options: RunOptions) -> None:
     """Refuse what could not be written before anything runs."""
-    if options.out is not None and bundle.manifest.head.kind == "none":
+    if options.out is not None and bundle.manifest.score is None:
         raise OptionsError(
             "has no head, so there are no scores to write: ask for --features alone, or export it with --head",
             bundle.path,
@@ -202,26 +198,18 @@ def _check_outputs(bundle: Bundle, options: RunOptions) -> None:
             check_place(out)
     if options.out is not None:
         check_format(options.out)
-
-
-def check_place(out: Path) -> None:
-    """Refuse a file that could not be written.
-
-    Raises:
-        OptionsError: its folder does not exist or is not writable, or it is a folder itself.
-    """
-    folder = out.absolute().parent
-    if not folder.is_dir():
-        raise OptionsError("its folder does not exist: make it first", out)
-    if not os.access(folder, os.W_OK):
-        raise OptionsError("its folder is not writable: choose another place", out)
-    if out.is_dir():
-        raise OptionsError("is a folder, expected the name of a file to write", out)
+    if options.features_out is not None:
+        check_feature_file(options.features_out)
+    if options.out is not None and options.features_out is not None:
+        same = options.out.absolute() == options.features_out.absolute()
+        if same:
+            raise OptionsError("is to hold both scores and features: give --out and --features two names", options.out)
 
 
 def _compare(sample: SampleSubmission, recordings: Sequence[Recording]) -> list[str]:
     """Stems of the sample submission without a recording; a recording without ids is an error."""
-    unknown = [recording.path for recording in recordings if recording.stem not in sample.expected]
+    named = set(sample.stems)
+    unknown = [recording.path for recording in recordings if recording.stem not in named]
     if unknown:
         raise TableError(
             f"has no rows for {len(unknown)} of {len(recordings)} recordings, the first is {unknown[0]}:"
@@ -229,27 +217,7 @@ def _compare(sample: SampleSubmission, recordings: Sequence[Recording]) -> list[
             sample.path,
         )
     there = {recording.stem for recording in recordings}
-    return [stem for stem in sample.expected if stem not in there]
-
-
-def _split_rows(
-    result: RecordingResult, sample: SampleSubmission | None, survey: Survey
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """End seconds of a recording's rows: those that are computed, and those that are missing.
-
-    After an interruption the table ends where the run did; a deadline's table and one with a sample submission are
-    complete.
-    """
-    stem = result.recording.stem
-    if sample is not None:
-        ends = sample.expected[stem]
-    else:
-        promised = survey.chunks.get(stem, DEFAULT_CHUNKS) if result.promised_chunks is None else result.promised_chunks
-        if result.status == "not_run" and OUT_OF_TIME not in (result.reason or ""):
-            promised = 0
-        ends = np.arange(1, max(promised, len(result.logits)) + 1, dtype=np.int64) * CHUNK_S
-    there = ends <= len(result.logits) * CHUNK_S
-    return ends[there], ends[~there]
+    return [stem for stem in sample.stems if stem not in there]
 
 
 def _describe(bundle: Bundle) -> dict[str, object]:
@@ -257,26 +225,28 @@ def _describe(bundle: Bundle) -> dict[str, object]:
     return {
         "path": str(bundle.path),
         "name": manifest.name,
-        "sha256": bundle.sha256,
+        "identity": bundle.identity,
         "source": manifest.source.file,
         "source_sha256": manifest.source.sha256,
+        "family": manifest.family,
+        "window": asdict(manifest.window),
+        "frontend": {"kind": manifest.frontend.kind, **manifest.frontend.settings},
         "head": manifest.head.kind,
-        "preparation": manifest.preparation,
         "notice": manifest.notice,
     }
 
 
-def _settings(options: RunOptions) -> dict[str, object]:
+def _settings(bundle: Bundle, options: RunOptions, postprocess: PostprocessOptions) -> dict[str, object]:
     return {
         "paths": [str(path) for path in options.paths],
         "out": None if options.out is None else str(options.out),
         "features": None if options.features_out is None else str(options.features_out),
         "sample_submission": None if options.sample_submission is None else str(options.sample_submission),
         "threads": options.engine.threads,
-        "shifts_s": list(options.engine.shifts_s),
+        "shifts_s": list(options.engine.shifts_for(bundle)),
         "precision": options.engine.precision,
         "backend": options.engine.backend,
         "budget": None if options.budget is None else asdict(options.budget),
-        "postprocess": asdict(options.postprocess),
+        "postprocess": asdict(postprocess),
         "priors": None if options.priors is None else str(options.priors),
     }

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from bce.engine.audio.reader import AudioReader, expected_chunks
-from bce.engine.audio.recordings import Recording
+from bce.engine.audio.reader import AudioReader
 from bce.engine.errors import AudioError
 from bce.engine.network.bundle import Bundle
+from bce.engine.recording import Recording
 from bce.engine.run.budget import shift_ladder
 from bce.engine.run.engine import Engine, EngineOptions
 
@@ -61,21 +61,21 @@ def plan(bundle: Bundle, options: EngineOptions, recordings: Sequence[Recording]
     Raises:
         AudioError: not one recording can be read.
     """
+    window, grid = bundle.manifest.window, bundle.manifest.grid
     chunks, audio_s, readable = 0, 0.0, []
     for recording in recordings:
         try:
-            with AudioReader(recording.path) as reader:
-                duration_s = reader.promised_s or 0.0
+            with AudioReader(recording.path, window.sample_rate, grid) as reader:
+                chunks += reader.promised_chunks or 0
+                audio_s += reader.promised_s or 0.0
         except AudioError:
             continue
         readable.append(recording)
-        chunks += expected_chunks(duration_s)
-        audio_s += duration_s
     if not readable:
         raise AudioError("not one of the recordings can be read", recordings[0].path)
     engine = Engine(bundle, replace(options, features=None))
     minutes: dict[int, float] = {}
-    for shifts_s in shift_ladder(options.shifts_s):
+    for shifts_s in shift_ladder(engine.shifts_s, window):
         seconds_per_chunk = _seconds_per_chunk(engine, readable, shifts_s)
         minutes[len(shifts_s)] = (start_up_s + seconds_per_chunk * chunks) / 60
     return Plan(len(recordings), len(recordings) - len(readable), chunks, audio_s, minutes)
@@ -88,7 +88,8 @@ def _seconds_per_chunk(engine: Engine, recordings: Sequence[Recording], shifts_s
     reach_s = max(map(abs, shifts_s))
 
     def run(recording: Recording) -> int:
-        with AudioReader(recording.path, reach_s, MEASURED_CHUNKS) as reader:
+        rate = engine.member.window.sample_rate
+        with AudioReader(recording.path, rate, engine.grid, reach_s, MEASURED_CHUNKS) as reader:
             block = next(reader)
             engine.compute(block, shifts_s)
             return block.chunks

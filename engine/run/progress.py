@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from bce.engine.results import RecordingResult
+from bce.engine.results import Outcome
 
 _LINE_EVERY_S = 15.0
 
@@ -33,10 +33,10 @@ class Progress:
         if not quiet and not self._lines:
             self._bar = tqdm(total=total, unit="recording", file=self._stream, dynamic_ncols=True, smoothing=0.1)
 
-    def update(self, result: RecordingResult) -> None:
-        """Count one recording."""
+    def update(self, outcome: Outcome) -> None:
+        """Count a recording that has ended."""
         self._done += 1
-        self._audio_s += result.delivered_s
+        self._audio_s += outcome.delivered_s
         now = time.monotonic()
         speed = self._audio_s / max(now - self._began, 1e-9)
         if self._bar is not None:

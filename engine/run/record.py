@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from bce.engine.results import RecordingResult, StageSeconds
+from bce.engine.files import write_json
+from bce.engine.recording import Recording
+from bce.engine.results import Outcome, StageSeconds
 from bce.engine.run.progress import duration
 
 
@@ -22,7 +22,8 @@ class RunReport:
 
     Attributes:
         settings: what was asked for and what follows from it.
-        bundle: name, SHA-256, source and notice of the bundle.
+        bundle: name, identity, source, geometry and notice of the bundle.
+        sample_rate: of the bundle's windows, in Hz.
         recordings: one entry per recording, in order.
         rows, filled: rows of the table, and how many of them were filled because they could not be computed.
         missing: recordings of the sample submission that were not there.
@@ -34,6 +35,7 @@ class RunReport:
 
     settings: dict[str, Any] = field(default_factory=dict)
     bundle: dict[str, Any] = field(default_factory=dict)
+    sample_rate: int | None = None
     recordings: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
     filled: int = 0
@@ -48,23 +50,23 @@ class RunReport:
     ready_s: float = 0.0
     first_result_s: float | None = None
 
-    def add(self, result: RecordingResult, expected: int, computed: int, **more: Any) -> None:
+    def add(self, recording: Recording, outcome: Outcome, expected: int, computed: int, **more: Any) -> None:
         """Count a recording: rows expected of it and rows computed, and whatever else belongs to its entry."""
-        self.stages += result.seconds
-        self.audio_s += result.delivered_s
-        self.windows += result.windows
+        self.stages += outcome.seconds
+        self.audio_s += outcome.delivered_s
+        self.windows += outcome.windows
         self.recordings.append(
             {
-                "recording": str(result.recording.path),
-                "status": result.status,
-                "reason": result.reason,
+                "recording": str(recording.path),
+                "status": outcome.status,
+                "reason": outcome.reason,
                 "rows": expected,
                 "filled": expected - computed,
-                "chunks_by_shifts": result.chunks_by_shifts,
-                "windows": result.windows,
-                "resampled_from": result.source_rate if result.source_rate != 32_000 else None,
-                "promised_s": result.promised_s,
-                "delivered_s": round(result.delivered_s, 3),
+                "chunks_by_shifts": outcome.chunks_by_shifts,
+                "windows": outcome.windows,
+                "resampled_from": None if outcome.source_rate == self.sample_rate else outcome.source_rate,
+                "promised_s": outcome.promised_s,
+                "delivered_s": round(outcome.delivered_s, 3),
                 **more,
             }
         )
@@ -128,10 +130,7 @@ class RunReport:
             "missing_recordings": self.missing,
             "recordings": self.recordings,
         }
-        out = Path(path)
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, out)
+        write_json(path, content, indent=1)
 
 
 def versions() -> dict[str, str]:

@@ -24,8 +24,10 @@ from scipy.special import expit, logit
 from scipy.stats import rankdata
 
 from bce.engine.errors import OptionsError, TableError
-from bce.engine.post.postprocess import Groups, PostprocessOptions, smooth_taxonomy, taxonomy_groups
-from bce.engine.tables.score_files import ScoreFile, ScoreSink, batch_rows, check_format
+from bce.engine.post.options import PostprocessOptions
+from bce.engine.post.steps import Groups, smooth_taxonomy, taxonomy_groups
+from bce.engine.tables.schema import batch_rows, check_format
+from bce.engine.tables.score_files import ScoreFile, ScoreFileWriter
 from bce.engine.taxonomy import Taxonomy
 
 Mode = Literal["direct", "logit", "rank"]
@@ -148,7 +150,7 @@ def blend(
             total[columns[column], where] += weight * values
             if share is not None:
                 share[columns[column], where] += weight
-    with ScoreSink(target, classes) as sink:
+    with ScoreFileWriter(target, classes) as sink:
         for start, scores in _means(total, share):
             if options.mode == "logit":
                 scores = expit(scores)

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bce.engine.errors import OptionsError
-from bce.engine.network.bundle import WINDOW_S
-from bce.engine.results import RecordingResult
+from bce.engine.files import Beside
+from bce.engine.geometry import ChunkGrid, WindowSpec
+from bce.engine.results import Part
 
 
-class FeatureWriter:
-    """Writes features recording by recording, one row group each, beside the file and renames at the end.
+class FeatureSink:
+    """Writes features part by part, one row group each, beside the file and renames at the end.
 
     Columns: ``row_id`` (stem and end second of the chunk; with features per window the window's own end),
     ``path``, ``site``, ``start_time`` (UTC), ``start_s``, ``end_s``, then one column of fixed-size float32 lists per
@@ -24,17 +25,26 @@ class FeatureWriter:
     Args:
         out: a path that ends in ``.parquet``.
         widths: output names and their widths.
+        window: the model's windows.
+        grid: the run's chunks.
         notice: kept in the file's metadata, with ``bundle``.
-        bundle: SHA-256 of the bundle's manifest.
+        bundle: the bundle's identity.
+
+    Raises:
+        OptionsError: ``out`` ends otherwise.
     """
 
     def __init__(
-        self, out: str | os.PathLike[str], widths: dict[str, int], *, bundle: str = "", notice: str = ""
+        self,
+        out: str | os.PathLike[str],
+        widths: dict[str, int],
+        window: WindowSpec,
+        grid: ChunkGrid,
+        *,
+        bundle: str = "",
+        notice: str = "",
     ) -> None:
-        self._out = Path(out)
-        if self._out.suffix != ".parquet":
-            raise OptionsError("features are written as parquet: give a name that ends in .parquet", out)
-        self._partial = self._out.with_name(self._out.name + ".partial")
+        self._file = Beside(check_feature_file(out))
         self._schema = pa.schema(
             [
                 ("row_id", pa.string()),
@@ -48,32 +58,56 @@ class FeatureWriter:
             metadata={"bundle": bundle, "notice": notice},
         )
         self._widths = widths
-        self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
+        self._window = window
+        self._grid = grid
+        self._writer = pq.ParquetWriter(self._file.partial, self._schema, compression="zstd")
 
-    def add(self, result: RecordingResult) -> None:
-        """Append the features of one recording; a recording without any adds nothing."""
-        if not result.features:
-            return
-        rows = len(next(iter(result.features.values())))
+    def add(self, part: Part) -> None:
+        """Append the features of some chunks; a part without any adds nothing."""
+        rows = len(next(iter(part.features.values()), ()))
         if not rows:
             return
-        start_s = result.window_start_s if len(result.window_start_s) else np.arange(rows) * WINDOW_S
-        recording = result.recording
+        per_window = len(part.window_start_s) > 0
+        start_s = part.window_start_s if per_window else self._grid.start_s(part.first_chunk, rows)
+        end_s = start_s + (self._window.window_s if per_window else self._grid.chunk_s)
+        recording = part.recording
         columns = [
-            pa.array([f"{recording.stem}_{end:g}" for end in start_s + WINDOW_S]),
+            pa.array([f"{recording.stem}_{_seconds(end)}" for end in end_s]),
             pa.array([str(recording.path)] * rows),
             pa.array([recording.site] * rows, pa.string()),
             pa.array([recording.start_time] * rows, pa.timestamp("ms", tz="UTC")),
             pa.array(start_s),
-            pa.array(start_s + WINDOW_S),
+            pa.array(end_s),
             *(
-                pa.FixedSizeListArray.from_arrays(pa.array(result.features[name].ravel()), width)
+                pa.FixedSizeListArray.from_arrays(pa.array(part.features[name].ravel()), width)
                 for name, width in self._widths.items()
             ),
         ]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=rows)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Finish the file and give it its name."""
         self._writer.close()
-        os.replace(self._partial, self._out)
+        self._file.keep()
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._writer.close()
+        self._file.discard()
+
+
+def check_feature_file(path: str | os.PathLike[str]) -> Path:
+    """The path as a Path, if features can be written to it.
+
+    Raises:
+        OptionsError: it does not end in ``.parquet``.
+    """
+    file = Path(path)
+    if file.suffix.lower() != ".parquet":
+        raise OptionsError("features are written as parquet: give a name that ends in .parquet", file)
+    return file
+
+
+def _seconds(value: np.floating) -> str:
+    """Seconds to 10 ms, without zeros at the end: 5, 12.5, 86395.25."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -23,58 +23,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bce.engine.errors import OptionsError, TableError
-
-ROW_ID = "row_id"
-CHUNK_S = 5
-FORMATS = (".csv", ".parquet")
-
-META = pa.schema(
-    [
-        ("path", pa.string()),
-        ("site", pa.string()),
-        ("start_time", pa.timestamp("us", tz="UTC")),
-        ("chunk_start_s", pa.int64()),
-        ("chunk_end_s", pa.int64()),
-    ]
-)
-"""What parquet tables of a run also say of each row."""
-
-BATCH_BYTES = 2 << 20
-
-
-def batch_rows(classes: int) -> int:
-    """How many rows of float64 scores are read or written at once: about 2 MB of them."""
-    return max(1, BATCH_BYTES // (8 * max(1, classes)))
-
-
-def check_format(path: str | os.PathLike[str]) -> Path:
-    """The path as a Path, if its ending names a format of score tables.
-
-    Raises:
-        OptionsError: it ends neither in .csv nor in .parquet.
-    """
-    file = Path(path)
-    if file.suffix.lower() not in FORMATS:
-        raise OptionsError(f"ends in '{file.suffix}': a score table is a .csv or a .parquet file", file)
-    return file
-
-
-def row_id(stem: str, end_s: int) -> str:
-    """The id of a chunk's row: the recording's stem and the chunk's end in whole seconds."""
-    return f"{stem}_{end_s}"
-
-
-def parse_row_id(text: str) -> tuple[str, int]:
-    """The stem and the end second of a row id.
-
-    Raises:
-        TableError: the id does not end in ``_`` and a chunk's end second (5, 10, 15, ...).
-    """
-    stem, _, end = text.rpartition("_")
-    if not (stem and end.isascii() and end.isdigit() and int(end) > 0 and int(end) % CHUNK_S == 0):
-        raise TableError(f"row id '{text}' is not <stem>_<end second> with an end second of 5, 10, 15, ...")
-    return stem, int(end)
+from bce.engine.errors import TableError
+from bce.engine.files import Beside
+from bce.engine.tables.schema import BATCH_BYTES, META, ROW_ID, batch_rows, check_format
 
 
 @dataclass(frozen=True)
@@ -194,7 +145,7 @@ def _parquet_header(path: Path) -> list[str]:
     return list(schema.names)
 
 
-class ScoreSink:
+class ScoreFileWriter:
     """Writes a score table batch by batch, as a context manager.
 
     Leaving it without an error gives the file its name; leaving it with one removes what was written.
@@ -206,22 +157,22 @@ class ScoreSink:
     """
 
     def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, meta: bool = False) -> None:
-        self._path = check_format(path)
-        self._partial = self._path.with_name(self._path.name + ".partial")
-        self._csv = self._path.suffix.lower() == ".csv"
+        self._file_beside = Beside(check_format(path))
+        self._csv = self._file_beside.path.suffix.lower() == ".csv"
         self._meta = META if meta and not self._csv else pa.schema([])
         scores = [pa.field(name, pa.float64()) for name in classes]
         self._schema = pa.schema([pa.field(ROW_ID, pa.string()), *self._meta, *scores])
 
     def __enter__(self) -> Self:
+        partial = self._file_beside.partial
         if self._csv:
-            with open(self._partial, "w", encoding="utf-8", newline="") as stream:
+            with open(partial, "w", encoding="utf-8", newline="") as stream:
                 csv.writer(stream, lineterminator="\n").writerow(self._schema.names)
-            self._file: Any = open(self._partial, "ab")
+            self._file: Any = open(partial, "ab")
         else:
             # Scores hardly repeat: a dictionary of them costs time and space for nothing.
             texts = [field.name for field in self._schema if field.type == pa.string()]
-            self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd", use_dictionary=texts)
+            self._file = pq.ParquetWriter(partial, self._schema, compression="zstd", use_dictionary=texts)
         return self
 
     def write(
@@ -244,8 +195,9 @@ class ScoreSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+            if kind is None:
+                self._file_beside.keep()
+        finally:
+            self._file_beside.discard()

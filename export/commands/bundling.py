@@ -12,20 +12,10 @@ from importlib import metadata
 from pathlib import Path
 
 from bce.engine.errors import BundleError, ExportError, OptionsError
-from bce.engine.network.bundle import (
-    CLASSES,
-    HEAD,
-    MANIFEST,
-    PARITY,
-    PRIORS,
-    Bundle,
-    Head,
-    HeadKind,
-    Manifest,
-    Preparation,
-    Source,
-    sha256,
-)
+from bce.engine.files import sha256
+from bce.engine.frontends.perch import Preparation
+from bce.engine.network.bundle import CLASSES, HEAD, MANIFEST, PARITY, PRIORS, Bundle
+from bce.engine.network.manifest import Head, HeadKind, Manifest, Source
 from bce.engine.post.priors import Priors
 from bce.engine.taxonomy import LABEL as LABEL_COLUMN
 from bce.engine.taxonomy import SCIENTIFIC_NAME, Taxonomy

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from bce.engine.errors import OptionsError
-from bce.engine.network.bundle import Preparation
+from bce.engine.frontends.perch import Preparation
 
 EMBEDDING, LABEL = "embedding", "label"
 """Names of the backbone graph's outputs beside the blocks."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bce.engine.errors import ExportError, OptionsError
-from bce.engine.network.bundle import Preparation
+from bce.engine.frontends.perch import Preparation
 
 Kind = Literal["attention", "scalar_mix"]
 METADATA = "bce_head"

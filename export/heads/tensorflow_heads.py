@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import compose, helper, numpy_helper
 
 from bce.engine.errors import BceError, ExportError, OptionsError, ParityError
-from bce.engine.network.bundle import Preparation
+from bce.engine.frontends.perch import Preparation
 from bce.export.heads.checkpoints import Head, HeadCheckpoint, load_checkpoint
 from bce.export.perch.saved_model import SIGNATURE, telling_line, tensorflow
 

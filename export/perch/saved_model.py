@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError, ParityError
-from bce.engine.network.bundle import sha256
+from bce.engine.files import sha256
 from bce.export.perch.architecture import (
     FRAMES,
     MELS,

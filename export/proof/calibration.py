@@ -15,9 +15,8 @@ from scipy.stats import rankdata
 
 from bce.engine.audio.reader import AudioReader
 from bce.engine.errors import OptionsError, ParityError
-from bce.engine.frontends.perch import Frontend
+from bce.engine.frontends.perch import Frontend, Preparation
 from bce.engine.geometry import plan_windows
-from bce.engine.network.bundle import Preparation
 from bce.export.commands.options import LABEL
 from bce.export.proof.check_audio import recordings_in
 from bce.export.proof.comparison import relative_l2

@@ -14,9 +14,9 @@ from scipy import signal
 from bce.engine.audio.reader import AudioReader
 from bce.engine.audio.recordings import AUDIO_SUFFIXES
 from bce.engine.errors import AudioError
-from bce.engine.frontends.perch import prepare
+from bce.engine.frontends.perch import Preparation, prepare
 from bce.engine.geometry import WINDOW_SAMPLES
-from bce.engine.network.bundle import SAMPLE_RATE, Preparation
+from bce.engine.GONE import SAMPLE_RATE
 
 WINDOWS_PER_RECORDING = 4
 MOST_RECORDINGS = 12

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError
-from bce.engine.frontends.perch import Frontend, log_mel_reference
-from bce.engine.network.bundle import Preparation
+from bce.engine.frontends.perch import Frontend, Preparation, log_mel_reference
 from bce.export.classes import NO_SIGNAL, ClassMap
 from bce.export.commands.options import EMBEDDING, LABEL
 from bce.export.heads.checkpoints import HeadCheckpoint

@@ -21,7 +21,7 @@ from bce.bench.processes import run
 from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import BceError, OptionsError
 from bce.engine.geometry import SHIFT_SETS
-from bce.engine.network.bundle import SAMPLE_RATE
+from bce.engine.GONE import SAMPLE_RATE
 
 SHIFTS = SHIFT_SETS[5]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bce.engine.audio.recordings import name_rule
+from bce.engine.audio.names import name_rule
 from bce.engine.errors import OptionsError
 from bce.engine.post.postprocess import PostprocessOptions, parse_sigma, parse_taxonomy_smoothing, taxonomy_groups
 from bce.engine.post.priors import Shrinkage

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bce.engine.audio.recordings import name_rule
+from bce.engine.audio.names import name_rule
 from bce.engine.errors import OptionsError
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import bundle_path

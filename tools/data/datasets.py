@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.audio.recordings import AUDIO_SUFFIXES, BIRDCLEF, NameRule
+from bce.engine.audio.names import BIRDCLEF, NameRule
+from bce.engine.audio.recordings import AUDIO_SUFFIXES
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.data.labels import WindowLabels, read_labels

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.audio.recordings import BIRDCLEF, NameRule, Recording
+from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.errors import TableError
+from bce.engine.recording import Recording
 from bce.engine.tables.score_files import CHUNK_S, row_id
 
 COLUMNS = ("filename", "start", "end", "primary_label")

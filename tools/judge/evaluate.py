@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.audio.recordings import Recording, name_rule
+from bce.engine.audio.names import name_rule
 from bce.engine.errors import OptionsError, TableError
+from bce.engine.recording import Recording
 from bce.engine.tables.scores import ScoreTable, read_scores
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.data.labels import WindowLabels, read_labels

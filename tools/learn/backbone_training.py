@@ -27,9 +27,8 @@ from tqdm import tqdm
 
 from bce.engine.audio.reader import AudioReader
 from bce.engine.errors import OptionsError
-from bce.engine.frontends.perch import LOWEST, Frontend
+from bce.engine.frontends.perch import LOWEST, Frontend, Preparation
 from bce.engine.geometry import CHUNK_SAMPLES
-from bce.engine.network.bundle import Preparation
 from bce.engine.run.engine import usable_cpus
 from bce.export.perch.architecture import PERCH_WIDTH, architecture
 from bce.export.perch.backbone import Backbone, extract, pooled

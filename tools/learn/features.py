@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bce.engine.audio.recordings import AUDIO_SUFFIXES, Recording
+from bce.engine.audio.recordings import AUDIO_SUFFIXES
 from bce.engine.errors import OptionsError
+from bce.engine.files import sha256
 from bce.engine.geometry import parse_shifts
-from bce.engine.network.bundle import Bundle, sha256
+from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import bundle_path
+from bce.engine.recording import Recording
 from bce.engine.run.engine import Engine, EngineOptions, usable_cpus
 
 CHUNK_S = 5

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bce.engine.audio.recordings import BIRDCLEF, NameRule, NoRecordingsError, find_recordings
+from bce.engine.audio.names import BIRDCLEF, NameRule
+from bce.engine.audio.recordings import NoRecordingsError, find_recordings
 from bce.engine.errors import OptionsError
 
 AUDIOMOTH = r"^(?P<date>\d{8})_(?P<time>\d{6})$"

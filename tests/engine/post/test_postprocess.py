@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 
-from bce.engine.audio.recordings import Recording
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.post.postprocess import (
     Groups,
@@ -29,6 +28,7 @@ from bce.engine.post.postprocess import (
     smooth_time,
 )
 from bce.engine.post.priors import Priors
+from bce.engine.recording import Recording
 from bce.engine.taxonomy import Taxonomy
 
 DTYPES = st.sampled_from([np.float32, np.float64])

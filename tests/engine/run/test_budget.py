@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support.sounds import write_sound
 
 from bce.engine import Bundle, Engine, EngineOptions, OptionsError
-from bce.engine.audio.recordings import Recording
 from bce.engine.geometry import SHIFT_SETS, plan_windows
+from bce.engine.recording import Recording
 from bce.engine.run.budget import OUT_OF_TIME, Budget, BudgetOptions, Survey, process_began, shift_ladder
 from bce.engine.run.infer import RunOptions, infer
 from bce.engine.run.scheduler import Stop

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from bce.engine.audio.reader import AudioBlock
-from bce.engine.audio.recordings import Recording
+from bce.engine.recording import Recording
 from bce.engine.results import BlockResult, RecordingResult, StageSeconds
 from bce.engine.run.scheduler import Scheduler, SteadyPace, Stop
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bce.engine.audio.recordings import Recording
 from bce.engine.errors import OptionsError, TableError
+from bce.engine.recording import Recording
 from bce.engine.tables import score_files
 from bce.engine.tables.scores import (
     SampleSubmission,

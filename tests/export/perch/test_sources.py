@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from bce.engine.errors import ExportError
-from bce.engine.network.bundle import sha256
+from bce.engine.files import sha256
 from bce.export.perch.architecture import architecture
 from bce.export.perch.backbone import Backbone, ProtoClassifier, build, extract
 from bce.export.perch.published_graph import write_onnx

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bce.engine.audio.recordings import name_rule
+from bce.engine.audio.names import name_rule
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.tables.scores import ScoreTable, write_scores
 from bce.tools.commands.tools import COMMANDS, main

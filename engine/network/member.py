@@ -1,0 +1,87 @@
+"""A member of a run: a bundle that turns an audio block into rows of logits on the run's chunk grid."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.engine.audio.reader import AudioBlock
+from bce.engine.geometry import plan_windows
+from bce.engine.network.bundle import Bundle
+from bce.engine.network.manifest import Reduce
+from bce.engine.network.model import Model
+from bce.engine.results import BlockResult, Features, Shifts, StageSeconds
+
+
+class Member:
+    """A bundle's frontend and network, ready to run on chunks of the windows' length. Calls are thread-safe.
+
+    Args:
+        bundle: a checked bundle.
+        precision, backend, threads: as in :class:`bce.engine.network.model.Model`.
+
+    Attributes:
+        window: the bundle's windows.
+        grid: chunks of the windows' length.
+        model: the network.
+
+    Raises:
+        BundleError, OptionsError: as :class:`bce.engine.network.model.Model` and the bundle's frontend do.
+    """
+
+    def __init__(self, bundle: Bundle, precision: str = "fp32", backend: str = "onnxruntime", threads: int = 1) -> None:
+        self.window = bundle.manifest.window
+        self.grid = bundle.manifest.grid
+        self.frontend = bundle.frontend()
+        self.model = Model(bundle, precision, backend, threads)
+        self._reduce = bundle.manifest.placing.reduce
+
+    def compute(self, block: AudioBlock, shifts_s: Shifts, keep: str | None = None) -> BlockResult:
+        """Inputs, features and logits of one audio block.
+
+        Args:
+            block: at the windows' rate, with the audio that the shifts reach into.
+            shifts_s: test-time shifts in seconds.
+            keep: features to give out: None, as a mean over a chunk's shifts ("chunk") or of each "window".
+        """
+        clock = time.perf_counter
+        began = clock()
+        plan = plan_windows(self.window, self.grid, block.first_chunk, block.chunks, shifts_s, block.total_samples)
+        opened = self.frontend.open(block.samples, block.start_sample)
+        frontend_s = clock() - began
+        inference_s = 0.0
+        inputs = np.empty((1, *self.frontend.shape), np.float32)
+        rows: list[Features] = []
+        for start in plan.starts:
+            began = clock()
+            opened.window(int(start), inputs[0])
+            middle = clock()
+            rows.append(self.model.features(inputs))
+            frontend_s += middle - began
+            inference_s += clock() - middle
+        began = clock()
+        features = {name: np.concatenate([row[name] for row in rows]) for name in self.model.outputs}
+        logits = _reduced(self.model.logits(features), plan.index, self._reduce)
+        inference_s += clock() - began
+        kept: Features = {}
+        if keep == "window":
+            kept = features
+        elif keep == "chunk":
+            kept = {name: _reduced(values, plan.index, "mean") for name, values in features.items()}
+        return BlockResult(
+            logits,
+            kept,
+            plan.starts / self.window.sample_rate if keep == "window" else np.empty(0),
+            shifts_s,
+            len(plan.starts),
+            StageSeconds(0.0, frontend_s, inference_s),
+        )
+
+
+def _reduced(values: NDArray[np.float32], index: NDArray[np.int64], how: Reduce) -> NDArray[np.float32]:
+    """[windows, width] and index [chunks, shifts] -> [chunks, width]; a mean's sum is in float64."""
+    if how == "max":
+        return values[index].max(axis=1)
+    return values[index].mean(axis=1, dtype=np.float64).astype(np.float32)

@@ -1,0 +1,99 @@
+"""What a run writes: its parts through post-processing into sinks, all of them finished or none."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from bce.engine.post.postprocessor import Postprocessor, ScoredPart
+from bce.engine.results import Part
+from bce.engine.run.budget import Headers
+from bce.engine.run.engine import Engine
+from bce.engine.run.record import RunReport
+from bce.engine.tables.expected_rows import ExpectedRows
+from bce.engine.tables.feature_files import FeatureSink
+from bce.engine.tables.sinks import ScoreTableSink
+from bce.engine.tables.submissions import SampleSubmission
+
+
+class Outputs:
+    """The sinks of a run, and what the report hears of each recording.
+
+    Args:
+        engine: that runs.
+        out: the score table; None for none.
+        features_out: the feature file; None for none.
+        sample: a sample submission, whose rows the table has.
+        postprocessor: from logits to the table's scores; None without a table.
+        headers: of the recordings, for those that cannot be opened later.
+        report: told of every recording, and of the table.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        out: Path | None,
+        features_out: Path | None,
+        sample: SampleSubmission | None,
+        postprocessor: Postprocessor | None,
+        headers: Headers,
+        report: RunReport,
+    ) -> None:
+        bundle, grid, stop = engine.bundle, engine.grid, engine.stop_switch
+
+        def fills() -> bool:
+            return sample is not None or stop.fills
+
+        self._report = report
+        self._postprocessor = postprocessor
+        self._expected = ExpectedRows(grid, sample, headers.chunks, fills)
+        self._scores: ScoreTableSink | None = None
+        self._features: FeatureSink | None = None
+        try:
+            if out is not None:
+                self._scores = ScoreTableSink(out, bundle.classes, grid, self._expected, sample, fills)
+            if features_out is not None:
+                widths, manifest = engine.member.model.widths, bundle.manifest
+                self._features = FeatureSink(
+                    features_out, widths, manifest.window, grid, bundle=bundle.identity, notice=manifest.notice
+                )
+        except BaseException:
+            self.abort()
+            raise
+
+    def add(self, part: Part) -> None:
+        """Post-process a part, hand it on, and count its recording when it ends."""
+        scored: ScoredPart | None = None
+        if self._scores is not None and self._postprocessor is not None:
+            clock = time.perf_counter()
+            scored = self._postprocessor.add(part)
+            self._report.postprocess_s += time.perf_counter() - clock
+            clock = time.perf_counter()
+            self._scores.add(scored)
+            self._report.write_s += time.perf_counter() - clock
+        if self._features is not None:
+            self._features.add(part)
+        if part.outcome is not None:
+            chunks = part.first_chunk + len(part.logits)
+            computed = len(self._expected.computed(part.recording, 0, chunks))
+            missing = len(self._expected.missing(part.recording, part.outcome, chunks))
+            prior = {} if scored is None else dict(scored.prior)
+            self._report.add(part.recording, part.outcome, computed + missing, computed, prior_from=prior)
+
+    def finish(self) -> None:
+        """Write the tables."""
+        clock = time.perf_counter()
+        if self._scores is not None:
+            self._scores.finish()
+            summary = self._scores.summary
+            assert summary is not None
+            self._report.rows, self._report.filled = summary.rows, summary.filled
+        if self._features is not None:
+            self._features.finish()
+        self._report.write_s += time.perf_counter() - clock
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        for sink in (self._scores, self._features):
+            if sink is not None:
+                sink.abort()
