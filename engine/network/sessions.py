@@ -54,6 +54,13 @@ def open_reference(model: bytes, tensors: Mapping[str, NDArray[np.generic]]) -> 
     return _open(model, options)
 
 
+def open_stock(path: str | os.PathLike[str], threads: int) -> ort.InferenceSession:
+    """A published graph as most scripts open it: ONNX Runtime's own settings, with ``threads`` inside."""
+    options = _options()
+    options.intra_op_num_threads = threads
+    return _open(os.fspath(path), options)
+
+
 def _options() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET

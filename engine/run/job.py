@@ -24,6 +24,7 @@ class Job:
         decoding: a worker has the reader.
         exhausted: nothing more will be decoded.
         stopped: the run was stopped before its end.
+        abandoned: what is in flight is not waited for.
         in_flight: blocks that are being computed.
         blocks: computed blocks by their first chunk, until a part takes them.
         given: chunks that parts have taken.
@@ -36,6 +37,7 @@ class Job:
     decoding: bool = True
     exhausted: bool = False
     stopped: bool = False
+    abandoned: bool = False
     in_flight: int = 0
     blocks: dict[int, BlockResult] = field(default_factory=dict)
     given: int = 0
@@ -47,13 +49,18 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will be computed."""
-        return self.exhausted and not self.in_flight
+        """Whether nothing more will be computed, or waited for."""
+        return self.abandoned or (self.exhausted and not self.in_flight)
 
     @property
     def promised_chunks(self) -> int | None:
         """By the header; None where it cannot be read or does not say."""
         return None if self.reader is None else self.reader.promised_chunks
+
+    @property
+    def held(self) -> int:
+        """Chunks that are computed and that no part has taken."""
+        return sum(len(block.logits) for block in self.blocks.values())
 
     def has(self, chunks: int) -> bool:
         """Whether so many chunks could be given out now, none missing between them."""
@@ -79,7 +86,7 @@ class Job:
             self._shifts.append((len(block.logits), block.shifts_s))
             self._windows += block.windows
             self._seconds += block.seconds
-        ended = (self.done or self.stopped) and not self.has(1)
+        ended = self.done and not self.has(1)
         return Part(
             recording=self.recording,
             first_chunk=first,

@@ -114,13 +114,13 @@ class Scheduler:
                     raise self._crash
                 if self._stop.reason is not None:
                     if index >= self._next_index:
-                        return self._take_part(Job(index, self._recordings[index], stopped=True))
+                        return self._take_part(Job(index, self._recordings[index], exhausted=True, stopped=True))
                     self._stop_open_jobs()
                 job = self._jobs.get(index)
                 if job is not None:
                     if self._stop.abandon and not job.done:
-                        job.stopped = True
-                    if job.done or job.stopped or job.has(self._part_chunks):
+                        job.abandoned = job.stopped = True
+                    if job.done or job.has(self._part_chunks):
                         return self._take_part(job)
                 self._changed.wait(_POLL_S)
 
@@ -163,10 +163,13 @@ class Scheduler:
                 self._changed.wait(_POLL_S)
 
     def _has_room(self, job: Job) -> bool:
-        """Whether a job may go on: always while little waits, and the one that is waited for until it has a part."""
+        """Whether a job may go on: always while little waits, and the one that is waited for until it holds a part.
+
+        A part may still have a gap then: the block that fills it is in flight.
+        """
         if self._pending_bytes < _PENDING_BYTES:
             return True
-        return job.index == self._wanted and not job.has(self._part_chunks)
+        return job.index == self._wanted and job.held < self._part_chunks
 
     def _step(self, job: Job) -> None:
         """Decode one audio block of a job, let the reader go, and compute the block."""
@@ -215,7 +218,7 @@ class Scheduler:
                 self._close_if_done(job)
 
     def _close_if_done(self, job: Job) -> None:
-        if job.done:
+        if job.done and not job.abandoned:  # an abandoned reader may still be in use
             self._pace.finished(job.recording)
             if job.reader is not None:
                 job.reader.close()

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bce.engine.audio.containers import ogg_is_whole, wav_duration_s
-from bce.engine.audio.reader import AudioReader, expected_chunks
-from bce.engine.errors import AudioError
+from bce.engine.audio.reader import AudioReader
+from bce.engine.errors import AudioError, OptionsError
+from bce.engine.geometry import ChunkGrid
 
 RATE = 32_000
 CHUNK = 5 * RATE
+GRID = ChunkGrid(5.0)
 
 
 def sweep(duration_s: float, rate: int = RATE, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -34,7 +36,7 @@ def write(path: Path, samples: np.ndarray, rate: int = RATE, **options: str) -> 
 
 
 def read(path: Path, context_s: float = 0.0, block_chunks: int = 12):
-    with AudioReader(path, context_s, block_chunks) as reader:
+    with AudioReader(path, RATE, GRID, context_s, block_chunks) as reader:
         return list(reader), reader
 
 
@@ -57,7 +59,7 @@ def test_chunks_are_whole_5_s_and_a_tail_of_at_least_1_s(hundredths):
         chunks += 1
     if hundredths - 500 * chunks >= 100:
         chunks += 1
-    assert expected_chunks(hundredths / 100) == chunks
+    assert GRID.chunks(hundredths / 100) == chunks
 
 
 @pytest.mark.parametrize(("duration_s", "chunks"), [(1, 1), (3, 1), (5.9, 1), (6, 2), (60, 12), (60.9, 12), (61.2, 13)])
@@ -65,7 +67,7 @@ def test_chunks_are_whole_5_s_and_a_tail_of_at_least_1_s(hundredths):
 def test_a_recording_is_padded_to_whole_chunks(tmp_path, duration_s, chunks, rate):
     samples = sweep(duration_s, rate)
     blocks, reader = read(write(tmp_path / "a.wav", samples, rate, subtype="FLOAT"))
-    assert sum(block.chunks for block in blocks) == chunks == expected_chunks(duration_s)
+    assert sum(block.chunks for block in blocks) == chunks == GRID.chunks(duration_s)
     whole = joined(blocks)
     assert len(whole) == chunks * CHUNK
     source = samples[:, 0] if rate == RATE else soxr.resample(samples[:, 0], rate, RATE, quality="HQ")
@@ -106,7 +108,7 @@ def test_blocks_of_any_size_equal_the_whole_file(tmp_path, rate, channels):
 def test_every_window_is_in_its_block_and_the_end_is_known_in_time(tmp_path_factory, halves, context, block_chunks):
     path = tmp_path_factory.mktemp("audio") / "a.wav"
     write(path, np.full((halves * RATE // 2, 1), 0.1, np.float32))
-    total = expected_chunks(halves / 2) * CHUNK
+    total = GRID.chunks(halves / 2) * CHUNK
     blocks, _ = read(path, context, block_chunks)
     reach = round(context * RATE)
     next_chunk = 0
@@ -160,6 +162,31 @@ def test_real_recordings_give_the_same_in_two_codecs(shared):
         np.testing.assert_allclose(whole[: len(source)], source[: len(whole)], atol=2e-6)
 
 
+@pytest.mark.parametrize(("rate", "chunk_s"), [(48_000, 3.0), (22_050, 2.0), (16_000, 0.96), (32_000, 10.0)])
+def test_any_rate_and_any_chunk(tmp_path, rate, chunk_s):
+    """What a reader gives at another rate and grid is the whole file resampled, cut into those chunks."""
+    samples = sweep(23.3, 44_100)
+    path = write(tmp_path / "a.wav", samples, 44_100, subtype="FLOAT")
+    source = soxr.resample(samples[:, 0], 44_100, rate, quality="HQ")
+    grid, chunk = ChunkGrid(chunk_s), round(chunk_s * rate)
+    with AudioReader(path, rate, grid, 0.5, 2) as reader:
+        blocks = list(reader)
+        assert reader.promised_chunks == grid.chunks(23.3)
+    whole = joined(blocks)
+    tail = 23.3 % chunk_s
+    assert len(whole) == (int(23.3 // chunk_s) + (tail >= min(1, chunk_s))) * chunk
+    assert [block.chunk_samples for block in blocks] == [chunk] * len(blocks)
+    assert blocks[-1].is_last
+    kept = min(len(source), len(whole))
+    np.testing.assert_allclose(whole[:kept], source[:kept], atol=2e-6)
+
+
+def test_chunks_that_are_no_whole_samples_are_refused(tmp_path):
+    path = write(tmp_path / "a.wav", sweep(3))
+    with pytest.raises(OptionsError, match=r"chunks of 0\.33 s are not a whole number of samples at 22050 Hz"):
+        AudioReader(path, 22_050, ChunkGrid(0.33))
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 FORMS = {"wav": {}, "flac": {}, "ogg": {}, "mp3": {}, "opus": {"format": "OGG", "subtype": "OPUS"}}
@@ -192,7 +219,7 @@ def test_a_missing_second_half_is_noticed_and_the_first_is_kept(tmp_path, form):
     assert 25 < reader.delivered_s < 32
     assert f"{reader.delivered_s:.3f} s" in reader.problem
     whole = joined(blocks)
-    assert len(whole) == expected_chunks(reader.delivered_s) * CHUNK
+    assert len(whole) == GRID.chunks(reader.delivered_s) * CHUNK
     np.testing.assert_allclose(whole[: 25 * RATE], samples[: 25 * RATE], atol=2e-6)
 
 
@@ -258,7 +285,7 @@ def test_what_is_no_audio_is_refused_on_opening(tmp_path):
         ".": "is a folder",
     }.items():
         with pytest.raises(AudioError, match=says) as error:
-            AudioReader(tmp_path / name)
+            AudioReader(tmp_path / name, RATE, GRID)
         assert error.value.path == str(tmp_path / name)
 
 

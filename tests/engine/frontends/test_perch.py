@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bce.engine.errors import BundleError
+from bce.engine.frontends.base import FrontendSpec, make_frontend
 from bce.engine.frontends.melbank import mel_matrix, mel_spectra
-from bce.engine.frontends.perch import Frontend, log_mel_reference
+from bce.engine.frontends.perch import WINDOW as SPEC
+from bce.engine.frontends.perch import LogMelBlock, PerchFrontend, log_mel, log_mel_reference, spec
+from bce.engine.geometry import ChunkGrid, WindowSpec
 
 RATE = 32_000
 WINDOW = 5 * RATE
@@ -65,12 +71,11 @@ def natural(seconds: float = 20, seed: int = 0) -> np.ndarray:
 
 
 def check(samples: np.ndarray, preparation: str, starts, tolerance: float, first_sample: int = 0) -> None:
-    frontend = Frontend(samples, preparation, first_sample)
+    block = PerchFrontend(preparation).open(samples, first_sample)
     for start in starts:
         window = samples[start - first_sample :][:WINDOW]
-        got = frontend.window(int(start))
-        assert got.shape == (500, 128)
-        assert got.dtype == np.float32
+        got = np.full((500, 128), np.nan, np.float32)
+        block.window(int(start), got)
         np.testing.assert_allclose(got, definition(window, preparation), atol=tolerance, rtol=0)
 
 
@@ -116,7 +121,7 @@ def test_real_recordings(shared, preparation):
     from bce.engine.audio.reader import AudioReader
 
     for name in ("opensoundscape_1min.wav", "birdnet_soundscape.ogg", "perchv2_pytorch_sample.wav"):
-        with AudioReader(shared / "data/audio/misc" / name, 2.0) as reader:
+        with AudioReader(shared / "data/audio/misc" / name, RATE, ChunkGrid(5.0), 2.0) as reader:
             for block in reader:
                 starts = [block.start_sample + start for start in grid(block.samples)]
                 check(block.samples, preparation, starts, NATURAL, block.start_sample)
@@ -164,38 +169,37 @@ def test_extremes(preparation, kind):
 def test_silence_stays_silent(preparation):
     samples = np.zeros(6 * RATE, np.float32)
     np.testing.assert_array_equal(
-        Frontend(samples, preparation).window(320), np.full((500, 128), 0.1 * np.log(1e-5), np.float32)
+        log_mel(samples[320 : 320 + WINDOW], preparation), np.full((500, 128), 0.1 * np.log(1e-5), np.float32)
     )
 
 
 def test_constant_samples_are_silent_without_their_mean():
     samples = np.full(6 * RATE, 0.3, np.float32)
-    assert (Frontend(samples, "hoplite").window(0) == np.float32(0.1 * np.log(1e-5))).all()
+    assert (log_mel(samples[:WINDOW], "hoplite") == np.float32(0.1 * np.log(1e-5))).all()
 
 
 def test_windows_are_written_into_the_array_given():
     samples = natural(6)
-    frontend = Frontend(samples, "none")
     batch = np.full((2, 500, 128), np.nan, np.float32)
-    assert frontend.window(320, batch[1]) is not None
-    np.testing.assert_array_equal(batch[1], frontend.window(320))
+    LogMelBlock(samples, "none").window(320, batch[1])
+    np.testing.assert_allclose(batch[1], log_mel(samples[320 : 320 + WINDOW], "none"), atol=1e-6)
     assert np.isnan(batch[0]).all()
 
 
 @pytest.mark.parametrize("start", [-320, 1, 160, 32_320, 10**9])
 def test_windows_off_the_grid_or_outside_are_refused(start):
     with pytest.raises(ValueError, match="off the 320-sample grid or outside"):
-        Frontend(np.zeros(6 * RATE, np.float32), "none").window(start)
+        LogMelBlock(np.zeros(6 * RATE, np.float32), "none").window(start, np.empty((500, 128), np.float32))
 
 
 def test_impossible_blocks_and_preparations_are_refused():
     samples = np.zeros(6 * RATE, np.float32)
     with pytest.raises(ValueError, match="at least 160000"):
-        Frontend(samples[: WINDOW - 1], "none")
+        LogMelBlock(samples[: WINDOW - 1], "none")
     with pytest.raises(ValueError, match="multiple of 320"):
-        Frontend(samples, "none", 100)
+        LogMelBlock(samples, "none", 100)
     with pytest.raises(ValueError, match="expected one of none, peak, hoplite"):
-        Frontend(samples, "loud")  # type: ignore[arg-type]
+        PerchFrontend("loud")  # type: ignore[arg-type]
 
 
 @settings(max_examples=40, deadline=None)
@@ -205,3 +209,18 @@ def test_spectra_of_any_number_of_frames(frames, extra, seed):
     hann = np.hanning(640) / np.hanning(640).sum()
     expected = [np.abs(np.fft.rfft(samples[320 * t : 320 * t + 640] * hann, 1024)) @ WEIGHTS for t in range(frames)]
     np.testing.assert_allclose(mel_spectra(samples), expected, rtol=2e-6)
+
+
+def test_a_manifest_makes_it_and_what_does_not_fit_is_named():
+    assert make_frontend(spec("peak"), SPEC).shape == (500, 128)
+    for given_settings, window, says in [
+        ({}, SPEC, "lacks the field 'frontend.preparation'"),
+        ({"preparation": "loud"}, SPEC, "field 'frontend.preparation' is 'loud', expected one of none, peak, hoplite"),
+        ({"preparation": "none", "bands": 64}, SPEC, "has the unknown field 'frontend.bands'"),
+        ({"preparation": "none"}, WindowSpec(48_000, 5.0), "field 'window' is 5 s at 48000 Hz"),
+        ({"preparation": "none"}, WindowSpec(32_000, 3.0), "field 'window' is 3 s at 32000 Hz"),
+    ]:
+        with pytest.raises(BundleError, match=re.escape(says)):
+            make_frontend(FrontendSpec("perch_log_mel", given_settings), window)
+    with pytest.raises(BundleError, match="'cochlea', expected one of perch_log_mel, waveform"):
+        make_frontend(FrontendSpec("cochlea"), SPEC)

@@ -16,7 +16,8 @@ from bce.engine.errors import BundleError, OptionsError
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import DEFAULT_BUNDLE
 from bce.engine.network.model import Model
-from bce.engine.network.openvino_backbone import OpenVinoBackbone, check_windows
+from bce.engine.network.openvino_backbone import OpenVinoBackbone
+from bce.engine.network.runtimes import check_inputs
 from bce.engine.tables.scores import read_scores
 
 
@@ -56,7 +57,8 @@ def test_float32_is_onnx_runtimes_from_several_threads(openvino: Any, small_bund
 
 
 def test_bfloat16_is_near_for_trained_weights(bfloat16: None) -> None:
-    bundle, windows = Bundle.load(DEFAULT_BUNDLE), check_windows()
+    bundle = Bundle.load(DEFAULT_BUNDLE)
+    windows = check_inputs(bundle)
     expected = Model(bundle).features(windows)
     found = Model(bundle, "bf16", "openvino").features(windows)
     errors = [relative_l2(found[name], want) for name, want in expected.items()]
@@ -81,10 +83,10 @@ def test_wrong_numbers_are_refused(
     assert len(calls) == 7
 
 
-def test_a_graph_that_cannot_be_compiled(openvino: Any, tmp_path: Path) -> None:
+def test_a_graph_that_cannot_be_compiled(openvino: Any, small_bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(BundleError, match=r"broken\.onnx: cannot be compiled by OpenVINO"):
-        OpenVinoBackbone(tmp_path / "broken.onnx", "fp32", 1)
+        OpenVinoBackbone(tmp_path / "broken.onnx", small_bundle.manifest.input, "fp32", 1, {})
 
 
 def test_a_whole_run_has_the_same_scores(
@@ -129,4 +131,4 @@ def test_what_a_backend_cannot_run(
 def test_bfloat16_wants_a_cpu_that_has_it(openvino: Any, small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino.Core, "get_property", lambda self, device, name: ["FP32", "INT8"])
     with pytest.raises(OptionsError, match="this CPU has no bfloat16"):
-        OpenVinoBackbone(small_bundle.backbone(), "bf16", 1)
+        OpenVinoBackbone(small_bundle.backbone(), small_bundle.manifest.input, "bf16", 1, {})

@@ -14,24 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 
-from bce.engine.errors import OptionsError, TableError
-from bce.engine.post.postprocess import (
-    Groups,
+from bce.engine.errors import BundleError, OptionsError, TableError
+from bce.engine.geometry import ChunkGrid
+from bce.engine.post.options import (
     PostprocessOptions,
-    Postprocessor,
-    gaussian_weights,
     parse_prior_strength,
     parse_sigma,
     parse_taxonomy_smoothing,
-    postprocess,
-    smooth_taxonomy,
-    smooth_time,
+    tuned_options,
 )
+from bce.engine.post.postprocessor import Postprocessor
 from bce.engine.post.priors import Priors
+from bce.engine.post.steps import Groups, gaussian_weights, postprocess, smooth_taxonomy, smooth_time
 from bce.engine.recording import Recording
+from bce.engine.results import Outcome, Part
 from bce.engine.taxonomy import Taxonomy
 
 DTYPES = st.sampled_from([np.float32, np.float64])
+GRID = ChunkGrid(5.0)
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 
 
@@ -101,7 +101,7 @@ def test_taxonomy_is_the_plain_one(
             np.testing.assert_array_equal(out[:, c], scores[:, c])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def taxonomy() -> Taxonomy:
     return Taxonomy.from_columns(
         {
@@ -112,7 +112,7 @@ def taxonomy() -> Taxonomy:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def labelled() -> list[tuple[str, int, set[int]]]:
     rng = np.random.default_rng(1)
     return [
@@ -121,7 +121,7 @@ def labelled() -> list[tuple[str, int, set[int]]]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def priors(labelled: list[tuple[str, int, set[int]]]) -> Priors:
     present = np.array([[c in labels for c in range(5)] for _, _, labels in labelled])
     return Priors.count("abcde", present, [s for s, _, _ in labelled], [h for _, h, _ in labelled])
@@ -130,6 +130,11 @@ def priors(labelled: list[tuple[str, int, set[int]]]) -> Priors:
 def recording(site: str | None, minute: int = 30) -> Recording:
     start = None if site is None else datetime(2025, 1, 1, 3, minute, 58, tzinfo=UTC)
     return Recording(Path("r.ogg"), "r", 1, site, start)
+
+
+def whole(rec: Recording, logits: np.ndarray) -> Part:
+    """A recording in one part."""
+    return Part(rec, 0, logits, outcome=Outcome(status="ok"))
 
 
 @pytest.mark.parametrize(("site", "strength"), [("S1", 0.5), ("S9", 0.2), (None, 0.2)])
@@ -144,7 +149,7 @@ def test_whole_recording_is_the_plain_pipeline(
     logits = np.random.default_rng(2).normal(size=(30, 5), scale=3).astype(np.float32)
     start_s = np.arange(30) * 5
     rec = recording(site, minute=59)
-    processed = Postprocessor(PostprocessOptions(prior_unknown=0.2), taxonomy, priors)(rec, logits, start_s)
+    processed = Postprocessor(PostprocessOptions(prior_unknown=0.2), taxonomy, GRID, priors).add(whole(rec, logits))
     hours = [plain.chunk_hour(rec.start_time, s) for s in start_s]
     log_odds = np.array([plain.prior_log_odds(labelled, 5, site, hour) for hour in hours])
     groups = [(["R", "R", "A", "I", "I"], 0.15), (taxonomy.class_names, 0.05)]
@@ -173,6 +178,51 @@ def test_ragged_batch_is_each_recording_alone(taxonomy: Taxonomy) -> None:
         np.testing.assert_array_equal(whole[first:end], own)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=6),
+    st.floats(0.0, 4.0),
+    st.sampled_from(["logits", "probabilities"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_scores_are_the_same_however_a_recording_is_cut(
+    taxonomy: Taxonomy, priors: Priors, lengths: list[int], sigma: float, smooth_on: str, seed: int
+) -> None:
+    lengths = [max(1, lengths[0]), *lengths[1:]] if len(lengths) > 1 else lengths
+    options = PostprocessOptions(sigma=sigma, smooth_on=smooth_on)  # type: ignore[arg-type]
+    logits = np.random.default_rng(seed).normal(size=(sum(lengths), 5), scale=3).astype(np.float32)
+    rec, processor = recording("S1", minute=59), Postprocessor(options, taxonomy, GRID, priors)
+    expected = processor.add(whole(rec, logits))
+    edges = offsets_of(lengths).tolist()
+    for _ in range(2):  # nothing of the first recording is left for the second
+        cut = []
+        for first, end in pairwise(edges):
+            outcome = Outcome(status="ok") if end == edges[-1] and first == edges[-2] else None
+            cut.append(processor.add(Part(rec, first, logits[first:end], outcome=outcome)))
+        assert [part.first_chunk for part in cut] == np.cumsum([0, *(len(p.scores) for p in cut)])[:-1].tolist()
+        np.testing.assert_array_equal(np.concatenate([part.scores for part in cut]), expected.scores)
+        assert cut[-1].prior == expected.prior
+        assert all(part.outcome is None for part in cut[:-1])
+
+
+def test_a_bundle_brings_values_that_it_was_tuned_to() -> None:
+    assert tuned_options({}) == PostprocessOptions()
+    values = {"sigma": 2, "taxonomy": {"class": 0.1, "genus": 0.2}, "exclude": ["Insect"], "smooth_on": "probabilities"}
+    expected = PostprocessOptions(
+        sigma=2, taxonomy=(("genus", 0.2), ("class", 0.1)), exclude=("Insect",), smooth_on="probabilities"
+    )
+    assert tuned_options(values) == expected
+    for wrong, says in [
+        ({"sigmas": 1}, "has the unknown field 'post.sigmas'"),
+        ({"sigma": -1}, "field 'post': sigma is -1"),
+        ({"sigma": "wide"}, "field 'post' holds a value that is not of its kind"),
+        ({"taxonomy": {"order": 0.1}}, "field 'post': taxonomy smoothing names order"),
+        ({"taxonomy": 3}, "field 'post' holds a value that is not of its kind"),
+    ]:
+        with pytest.raises(BundleError, match=says):
+            tuned_options(wrong)
+
+
 def test_smoothing_probabilities(plain: ModuleType) -> None:
     logits = np.random.default_rng(4).normal(size=(12, 3), scale=4)
     out = postprocess(logits, np.array([0, 12]), PostprocessOptions(smooth_on="probabilities"))
@@ -182,8 +232,8 @@ def test_smoothing_probabilities(plain: ModuleType) -> None:
 def test_raw_is_the_sigmoid_and_leaves_the_logits(plain: ModuleType, taxonomy: Taxonomy, priors: Priors) -> None:
     logits = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
     before = logits.copy()
-    raw = Postprocessor(PostprocessOptions.raw(), taxonomy, priors)
-    processed = raw(recording("S1"), logits, np.array([0, 5, 10]))
+    raw = Postprocessor(PostprocessOptions.raw(), taxonomy, GRID, priors)
+    processed = raw.add(whole(recording("S1"), logits))
     np.testing.assert_allclose(processed.scores, plain.sigmoid(logits), rtol=1e-12)
     np.testing.assert_array_equal(logits, before)
     assert processed.prior == {}
@@ -191,7 +241,7 @@ def test_raw_is_the_sigmoid_and_leaves_the_logits(plain: ModuleType, taxonomy: T
 
 
 def test_says_what_runs(taxonomy: Taxonomy, priors: Priors) -> None:
-    lines = Postprocessor(PostprocessOptions(prior_unknown=0.2, exclude=("Insect",)), taxonomy, priors).describe()
+    lines = Postprocessor(PostprocessOptions(prior_unknown=0.2, exclude=("Insect",)), taxonomy, GRID, priors).describe()
     assert lines == [
         "prior: strength 0.5 at sites with labels, 0.2 at others (2 sites, 60 labelled windows)",
         "Gaussian: sigma 1 chunks, on logits",
@@ -201,24 +251,24 @@ def test_says_what_runs(taxonomy: Taxonomy, priors: Priors) -> None:
 
 def test_steps_without_what_they_need_are_left_out_unless_asked_for() -> None:
     bare = Taxonomy.from_columns({"primary_label": ["a", "b"], "scientific_name": ["X a", "X b"]})
-    processor = Postprocessor(PostprocessOptions(), bare)
+    processor = Postprocessor(PostprocessOptions(), bare, GRID)
     assert processor.describe()[0] == "prior: off (there are no priors (the bundle has none, none were given))"
     assert processor.describe()[2] == "taxonomy: genus 0.15, on probabilities (the class table has no class column)"
     with pytest.raises(OptionsError, match="cannot run the prior step that was asked for: there are no priors"):
-        Postprocessor(PostprocessOptions(), bare, required=["prior"])
+        Postprocessor(PostprocessOptions(), bare, GRID, required=["prior"])
     with pytest.raises(OptionsError, match="the class table has no class column"):
-        Postprocessor(PostprocessOptions(), bare, required=["taxonomy"])
+        Postprocessor(PostprocessOptions(), bare, GRID, required=["taxonomy"])
 
 
 def test_priors_of_other_classes_are_refused(taxonomy: Taxonomy) -> None:
     other = Priors.count(("a", "b"), np.ones((1, 2), dtype=bool), ["S1"], [3])
     with pytest.raises(TableError, match="do not know the class 'c'"):
-        Postprocessor(PostprocessOptions(), taxonomy, other)
+        Postprocessor(PostprocessOptions(), taxonomy, GRID, other)
 
 
 def test_excluding_nobody_is_refused(taxonomy: Taxonomy) -> None:
     with pytest.raises(OptionsError, match="cannot exclude 'Insekt'"):
-        Postprocessor(PostprocessOptions(exclude=("Insekt",)), taxonomy)
+        Postprocessor(PostprocessOptions(exclude=("Insekt",)), taxonomy, GRID)
 
 
 @pytest.mark.parametrize(
@@ -258,5 +308,6 @@ def test_option_texts() -> None:
 
 
 def test_options_do_not_wait_for_numba() -> None:
-    code = "import sys, bce.engine.post.postprocess, bce.engine.commands.blend; sys.exit('numba' in sys.modules)"
+    imports = "bce.engine.post.options, bce.engine.post.postprocessor, bce.engine.commands.blend"
+    code = f"import sys, {imports}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from support.sounds import write_sound
 
 from bce.engine import Bundle, Engine, EngineOptions, OptionsError
-from bce.engine.geometry import SHIFT_SETS, plan_windows
+from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, plan_windows
 from bce.engine.recording import Recording
-from bce.engine.run.budget import OUT_OF_TIME, Budget, BudgetOptions, Survey, process_began, shift_ladder
+from bce.engine.run.budget import OUT_OF_TIME, Budget, BudgetOptions, Headers, process_began, shift_ladder
 from bce.engine.run.infer import RunOptions, infer
-from bce.engine.run.scheduler import Stop
+from bce.engine.run.pace import Stop
 from bce.engine.tables.scores import read_scores
 
 FIVE, THREE, ONE = SHIFT_SETS[5], SHIFT_SETS[3], SHIFT_SETS[1]
+WINDOW, GRID = WindowSpec(32_000, 5.0), ChunkGrid(5.0)
 
 
 class Clock:
@@ -53,7 +54,15 @@ def drive(
     recordings = [Recording(Path(f"r{i}.ogg"), f"r{i}") for i in range(len(chunks))]
     promised = {r.stem: n for r, n in zip(recordings, chunks, strict=True)} if surveyed else {}
     budget = Budget(
-        BudgetOptions(minutes, reserve), FIVE, recordings, stop, promised=promised, began=began, clock=clock
+        BudgetOptions(minutes, reserve),
+        FIVE,
+        recordings,
+        stop,
+        WINDOW,
+        GRID,
+        promised=promised,
+        began=began,
+        clock=clock,
     )
     blocks = [
         (r, first, min(12, n - first)) for r, n in zip(recordings, chunks, strict=True) for first in range(0, n, 12)
@@ -74,7 +83,7 @@ def drive(
             if first == 0:
                 budget.opened(recording, chunks[int(recording.stem[1:])])
             shifts = budget.shifts(recording, count)
-            windows = len(plan_windows(0, count, shifts, count * 160_000).starts)
+            windows = len(plan_windows(WINDOW, GRID, 0, count, shifts, count * 160_000).starts)
             end = clock.now + windows * seconds_per_window(clock.now - began) * threads
             running.append((end, recording, count, shifts, windows))
             got[len(shifts)] += count
@@ -181,7 +190,7 @@ def test_the_deadline_holds_whatever_happens(
 
 def test_time_is_up_then_abandoned() -> None:
     clock, stop = Clock(), Stop()
-    budget = Budget(BudgetOptions(10, 3), FIVE, [], stop, promised={}, began=clock.now, clock=clock)
+    budget = Budget(BudgetOptions(10, 3), FIVE, [], stop, WINDOW, GRID, promised={}, began=clock.now, clock=clock)
     for after, reason, abandon in [
         (0, None, False),
         (419, None, False),
@@ -191,13 +200,16 @@ def test_time_is_up_then_abandoned() -> None:
         clock.now = 1000.0 + after
         budget.tick()
         assert (stop.reason, stop.abandon) == (reason, abandon)
+        assert stop.fills
 
 
 def test_the_ladder_of_shifts() -> None:
-    assert shift_ladder(FIVE) == (FIVE, THREE, ONE)
-    assert shift_ladder(THREE) == (THREE, ONE)
-    assert shift_ladder(ONE) == (ONE,)
-    assert shift_ladder((-2.5, 0.0, 2.5)) == ((-2.5, 0.0, 2.5), ONE)
+    assert shift_ladder(FIVE, WINDOW) == (FIVE, THREE, ONE)
+    assert shift_ladder(THREE, WINDOW) == (THREE, ONE)
+    assert shift_ladder(ONE, WINDOW) == (ONE,)
+    assert shift_ladder((-2.5, 0.0, 2.5), WINDOW) == ((-2.5, 0.0, 2.5), ONE)
+    # no set reaches further than a window
+    assert shift_ladder((-0.4, -0.2, 0.0, 0.2, 0.4), WindowSpec(32_000, 0.5)) == ((-0.4, -0.2, 0.0, 0.2, 0.4), ONE)
 
 
 @pytest.mark.parametrize(("minutes", "reserve"), [(0, 0), (-1, 0), (5, 5), (5, -1), (float("nan"), 1)])
@@ -211,23 +223,24 @@ def test_the_process_began_before_now() -> None:
     assert 0 <= age < 3600
 
 
-def test_the_survey_reads_headers_and_passes_over_the_rest(tmp_path: Path) -> None:
+def test_headers_are_read_in_the_background_and_passes_over_the_rest(tmp_path: Path) -> None:
     write_sound(tmp_path / "a.wav", 61.2, 1)
     (tmp_path / "b.wav").write_text("no audio")
     write_sound(tmp_path / "c.ogg", 9.0, 2)
-    survey = Survey([Recording(tmp_path / name, name[0]) for name in ("a.wav", "b.wav", "c.ogg")])
-    survey.start()
+    recordings = [Recording(tmp_path / name, name[0]) for name in ("a.wav", "b.wav", "c.ogg")]
+    headers = Headers(recordings, WINDOW.sample_rate, GRID)
+    headers.start()
     deadline = time.monotonic() + 10
-    while len(survey.chunks) < 2 and time.monotonic() < deadline:
+    while len(headers.chunks) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert survey.chunks == {"a": 13, "c": 2}
+    assert headers.chunks == {"a": 13, "c": 2}
 
 
 def test_a_run_out_of_time_still_writes_a_whole_table(
     small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stalled reader and a budget of seconds: the rows are all there, filled, and the run ends."""
-    from bce.engine.run.infer import scheduler
+    from bce.engine.run import scheduler
 
     for number in range(5):
         write_sound(tmp_path / "in" / f"r{number}.wav", 10.0 + 5 * number, number)

@@ -17,7 +17,7 @@ from scipy.special import expit
 from support.sounds import RATE, sound, write_sound
 
 from bce.engine import Bundle, Engine, EngineOptions, OptionsError, TableError
-from bce.engine.post.postprocess import PostprocessOptions
+from bce.engine.post.options import PostprocessOptions
 from bce.engine.run.infer import RunOptions, infer
 from bce.engine.tables.scores import read_scores
 
@@ -135,6 +135,7 @@ def test_a_head_of_none_gives_features_or_refuses(small_bundle: Bundle, soundsca
     shutil.copytree(small_bundle.path, headless)
     content = json.loads((headless / "bundle.json").read_text())
     content["head"] = {"kind": "none", "folds": 0, "parameters": 0}
+    content["score"] = None
     (headless / "bundle.json").write_text(json.dumps(content))
     bundle = Bundle.load(headless)
     with pytest.raises(OptionsError, match="has no head"):
@@ -350,7 +351,7 @@ def test_a_stopped_run_writes_what_it_has(small_bundle: Bundle, tmp_path: Path) 
     assert all("SIGINT" in entry["reason"] for entry in report.bad)
 
 
-def test_a_crash_leaves_what_was_computed(small_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_crash_leaves_no_half_table_and_what_stood_there_before(small_bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     for number in range(3):
         write_sound(folder / f"r{number}.wav", 10.0, number)
@@ -367,16 +368,23 @@ def test_a_crash_leaves_what_was_computed(small_bundle: Bundle, tmp_path: Path) 
         engine.compute = counted  # type: ignore[method-assign]
 
     done: list[int] = []
+    outputs = tmp_path / "out"
+    outputs.mkdir()
+    (outputs / "features.parquet").write_text("of yesterday")
+    asked = options(
+        folder, out=outputs / "s.csv", features_out=outputs / "features.parquet", features="chunk", threads=1
+    )
     with pytest.raises(MemoryError):
-        infer(small_bundle, options(folder, out=tmp_path / "part.csv", threads=1), crash_late)
-    assert set(read_scores(tmp_path / "part.csv").row_ids) <= {"r0_5", "r0_10", "r1_5", "r1_10"}
+        infer(small_bundle, asked, crash_late)
+    assert [path.name for path in outputs.iterdir()] == ["features.parquet"]
+    assert (outputs / "features.parquet").read_text() == "of yesterday"
 
 
 def test_the_report_says_what_happened(small_bundle: Bundle, soundscapes: Path, tmp_path: Path) -> None:
     report = infer(small_bundle, options(soundscapes, out=tmp_path / "out.csv", postprocess=PostprocessOptions()))
     report.write(tmp_path / "run.json")
     content = json.loads((tmp_path / "run.json").read_text())
-    assert content["bundle"]["sha256"] == small_bundle.sha256
+    assert content["bundle"]["identity"] == small_bundle.identity
     assert "stand-in" in content["bundle"]["notice"]
     assert content["totals"]["rows"] == sum(EXPECTED_CHUNKS)
     assert content["totals"]["ok"] == 5

@@ -13,11 +13,14 @@ import pytest
 import soundfile
 
 from bce.engine.audio.reader import AudioBlock
+from bce.engine.geometry import ChunkGrid
 from bce.engine.recording import Recording
-from bce.engine.results import BlockResult, RecordingResult, StageSeconds
-from bce.engine.run.scheduler import Scheduler, SteadyPace, Stop
+from bce.engine.results import BlockResult, Part, RecordingResult, StageSeconds, whole_recordings
+from bce.engine.run.pace import SteadyPace, Stop
+from bce.engine.run.scheduler import Scheduler, part_chunks
 
 RATE = 32_000
+GRID = ChunkGrid(5.0)
 
 
 def write(folder: Path, name: str, seconds: float, value: float) -> Recording:
@@ -38,7 +41,7 @@ def rows(block: AudioBlock) -> BlockResult:
 
 def run(recordings: list[Recording], compute=lambda block, shifts: rows(block), **more) -> list[RecordingResult]:
     options = {"pace": SteadyPace((0.0,)), "threads": 2, "stop": Stop(), "classes": 2} | more
-    return list(Scheduler(recordings, compute, **options).results())
+    return list(whole_recordings(Scheduler(recordings, compute, **options, sample_rate=RATE, grid=GRID).parts()))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -187,7 +190,7 @@ def test_a_stop_in_a_long_recording_keeps_its_finished_part(tmp_path: Path) -> N
 
 
 def test_an_abandoned_reader_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bce.engine.run.infer import scheduler
+    from bce.engine.run import scheduler
 
     real = scheduler.AudioReader
     release = threading.Event()
@@ -225,7 +228,7 @@ def test_workers_pause_when_an_early_recording_holds_results_back(
             counted.append(1)
         return rows(block)
 
-    iterator = Scheduler(recordings, hold_the_first, SteadyPace((0.0,)), 2, Stop(), 2).results()
+    iterator = Scheduler(recordings, hold_the_first, SteadyPace((0.0,)), 2, Stop(), 2, RATE, GRID).parts()
     threading.Timer(1.0, release.set).start()
     next(iterator)
     ahead = len(counted)
@@ -235,10 +238,109 @@ def test_workers_pause_when_an_early_recording_holds_results_back(
 
 def test_closing_the_iterator_ends_the_workers(tmp_path: Path) -> None:
     recordings = [write(tmp_path, f"r{i}", 60.0, 0.1) for i in range(6)]
-    iterator = Scheduler(recordings, lambda b, s: rows(b), SteadyPace((0.0,)), 2, Stop(), 2).results()
+    iterator = Scheduler(recordings, lambda b, s: rows(b), SteadyPace((0.0,)), 2, Stop(), 2, RATE, GRID).parts()
     next(iterator)
     iterator.close()  # type: ignore[attr-defined]
     workers = [thread for thread in threading.enumerate() if thread.name.startswith("bce-worker")]
     for worker in workers:
         worker.join(10)
     assert not any(worker.is_alive() for worker in workers)
+
+
+# parts ----------------------------------------------------------------------------------------------------------------
+
+SLOW_RATE = 1_000
+"""Hours of audio at a rate at which they are small."""
+
+
+def long_recording(folder: Path, name: str, chunks: int, value: float = 0.1) -> Recording:
+    path = folder / f"{name}.wav"
+    soundfile.write(path, np.full(chunks * 5 * SLOW_RATE, value, np.float32), SLOW_RATE, subtype="FLOAT")
+    return Recording(path, name)
+
+
+def parts_of(recordings: list[Recording], compute=lambda block, shifts: rows(block), threads: int = 2) -> list[Part]:
+    scheduler = Scheduler(recordings, compute, SteadyPace((0.0,)), threads, Stop(), 2, SLOW_RATE, GRID)
+    return list(scheduler.parts())
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"), [(1, [1]), (719, [719]), (720, [720]), (721, [720, 1]), (1500, [720, 720, 60])]
+)
+def test_a_part_is_an_hour_at_most_and_the_last_one_says_how_it_ended(
+    tmp_path: Path, chunks: int, expected: list[int]
+) -> None:
+    for threads in (1, 3):
+        parts = parts_of([long_recording(tmp_path, "long", chunks)], threads=threads)
+        assert [len(part.logits) for part in parts] == expected
+        assert [part.first_chunk for part in parts] == np.cumsum([0, *expected])[:-1].tolist()
+        assert [part.last for part in parts] == [False] * (len(expected) - 1) + [True]
+        np.testing.assert_array_equal(np.concatenate([part.logits for part in parts])[:, 1], np.arange(chunks))
+        outcome = parts[-1].outcome
+        assert outcome is not None
+        assert (outcome.status, outcome.promised_chunks, outcome.windows) == ("ok", chunks, chunks)
+        assert sum(count for count, _ in outcome.shifts) == chunks
+
+
+def test_chunks_of_other_lengths_make_parts_of_an_hour_too() -> None:
+    assert part_chunks(ChunkGrid(5.0)) == 720
+    assert part_chunks(ChunkGrid(3.0)) == 1200
+    assert part_chunks(ChunkGrid(7.0)) == 504  # 3,528 s: whole audio blocks
+    assert part_chunks(ChunkGrid(900.0)) == 12  # one audio block is three hours: it is not cut
+
+
+def test_a_long_recording_behind_a_stalled_one_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bce.engine.run.scheduler._PENDING_BYTES", 5 * 96)  # five blocks of 12 x 2 float32
+    recordings = [long_recording(tmp_path, "first", 12, 0.9), long_recording(tmp_path, "day", 2400)]
+    release = threading.Event()
+    counted: list[int] = []
+
+    def hold_the_first(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        if block.samples[0] > 0.5:
+            release.wait(20)
+        else:
+            counted.append(len(counted))
+        return rows(block)
+
+    threading.Timer(1.0, lambda: (counted.append(-1), release.set())).start()
+    parts = parts_of(recordings, hold_the_first, threads=3)
+    assert counted.index(-1) <= 5 + 3
+    assert sum(len(part.logits) for part in parts) == 2412
+
+
+def test_rows_are_given_out_while_the_recording_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes parts slowly holds the workers back: no more than a part and what may wait lies in memory."""
+    monkeypatch.setattr("bce.engine.run.scheduler._PENDING_BYTES", 5 * 96)
+    computed: list[int] = []
+
+    def count(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        computed.append(block.first_chunk)
+        return rows(block)
+
+    scheduler = Scheduler(
+        [long_recording(tmp_path, "day", 4320)], count, SteadyPace((0.0,)), 2, Stop(), 2, SLOW_RATE, GRID
+    )
+    given = 0
+    for part in scheduler.parts():
+        given += len(part.logits)
+        time.sleep(0.1)
+        assert 12 * len(computed) <= given + 720 + 5 * 12 + 2 * 12
+    assert given == 4320
+
+
+def test_an_interrupted_part_keeps_its_finished_blocks(tmp_path: Path) -> None:
+    stop = Stop()
+
+    def stop_late(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        if block.first_chunk == 732:
+            stop.reason = "enough"
+        return rows(block)
+
+    recording = long_recording(tmp_path, "day", 4320)
+    parts = list(Scheduler([recording], stop_late, SteadyPace((0.0,)), 1, stop, 2, SLOW_RATE, GRID).parts())
+    assert [len(part.logits) for part in parts] == [720, 24]
+    outcome = parts[-1].outcome
+    assert outcome is not None
+    assert (outcome.status, outcome.stopped, outcome.promised_chunks) == ("short_read", True, 4320)

@@ -12,19 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bce.engine.errors import OptionsError, TableError
+from bce.engine.geometry import ChunkGrid
 from bce.engine.recording import Recording
-from bce.engine.tables import score_files
-from bce.engine.tables.scores import (
-    SampleSubmission,
-    ScoreTable,
-    ScoreWriter,
-    parse_row_id,
-    read_scores,
-    row_id,
-    write_scores,
-)
+from bce.engine.tables import schema, score_files
+from bce.engine.tables.schema import parse_row_id, row_id
+from bce.engine.tables.score_writer import ScoreWriter
+from bce.engine.tables.scores import ScoreTable, read_scores, write_scores
+from bce.engine.tables.submissions import SampleSubmission
 
 ENDS = np.array([5, 10, 15])
+GRID = ChunkGrid(5.0)
 START = datetime(2025, 2, 27, 1, 0, 2, tzinfo=UTC)
 
 
@@ -42,9 +39,9 @@ def test_row_ids_read_back(stem: str, chunk: int) -> None:
     assert parse_row_id(row_id(stem, 5 * chunk)) == (stem, 5 * chunk)
 
 
-@pytest.mark.parametrize("text", ["a", "a_", "a_7", "_5", "a_0", "a_-5", "a_5.0", "a_²"])
+@pytest.mark.parametrize("text", ["a", "a_", "_5", "a_0", "a_-5", "a_5.0", "a_²"])
 def test_bad_row_ids(text: str) -> None:
-    with pytest.raises(TableError, match="end second of 5, 10, 15"):
+    with pytest.raises(TableError, match=r"is not <stem>_<end second>"):
         parse_row_id(text)
 
 
@@ -86,7 +83,8 @@ def test_csv_is_plain_and_quotes_only_what_needs_it(tmp_path: Path) -> None:
 
 
 def test_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_files, "BATCH_BYTES", 2048)
+    for module in (schema, score_files):
+        monkeypatch.setattr(module, "BATCH_BYTES", 2048)
     scores = np.random.default_rng(0).random((700, 3))
     ids = tuple(f"r_{5 * (i + 1)}" for i in range(700))
     for suffix in ("csv", "parquet"):
@@ -131,7 +129,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 def test_writer_fills_with_the_mean_of_good_rows(tmp_path: Path) -> None:
     a, c = np.random.default_rng(0).random((2, 3, 2))
-    with ScoreWriter(tmp_path / "t.csv", ("x", "y")) as writer:
+    with ScoreWriter(tmp_path / "t.csv", ("x", "y"), GRID) as writer:
         writer.add(recording("a"), a, ENDS)
         writer.add_missing(recording("b"), ENDS[:2])
         writer.add(recording("c"), c, ENDS)
@@ -146,13 +144,13 @@ def test_writer_fills_with_the_mean_of_good_rows(tmp_path: Path) -> None:
 
 
 def test_writer_without_any_good_row_is_uniform(tmp_path: Path) -> None:
-    with ScoreWriter(tmp_path / "t.csv", ("w", "x", "y", "z")) as writer:
+    with ScoreWriter(tmp_path / "t.csv", ("w", "x", "y", "z"), GRID) as writer:
         writer.add_missing(recording("a"), ENDS)
     np.testing.assert_array_equal(read_scores(tmp_path / "t.csv").scores, np.full((3, 4), 0.25))
 
 
 def test_interrupted_writer_keeps_what_was_computed(tmp_path: Path) -> None:
-    writer = ScoreWriter(tmp_path / "t.csv", ("x",))
+    writer = ScoreWriter(tmp_path / "t.csv", ("x",), GRID)
     writer.add(recording("a"), np.ones((3, 1)), ENDS)
     writer.add_missing(recording("b"), ENDS)
     summary = writer.close(fill=False)
@@ -161,7 +159,7 @@ def test_interrupted_writer_keeps_what_was_computed(tmp_path: Path) -> None:
 
 
 def test_parquet_tells_where_rows_come_from(tmp_path: Path) -> None:
-    with ScoreWriter(tmp_path / "t.parquet", ("x",)) as writer:
+    with ScoreWriter(tmp_path / "t.parquet", ("x",), GRID) as writer:
         writer.add(recording("a"), np.ones((3, 1)), ENDS)
         writer.add_missing(recording("b", None), ENDS)
     rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
@@ -175,7 +173,7 @@ def test_parquet_tells_where_rows_come_from(tmp_path: Path) -> None:
 
 def test_nothing_is_left_when_the_block_raises(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with ScoreWriter(tmp_path / "t.csv", ("x",)) as writer:
+        with ScoreWriter(tmp_path / "t.csv", ("x",), GRID) as writer:
             writer.add(recording("a"), np.ones((3, 1)), ENDS)
             raise KeyboardInterrupt
 
@@ -185,7 +183,7 @@ def test_nothing_is_left_when_the_block_raises(tmp_path: Path) -> None:
 
 
 def test_writer_refuses_bad_rows(tmp_path: Path) -> None:
-    with ScoreWriter(tmp_path / "t.csv", ("x",)) as writer:
+    with ScoreWriter(tmp_path / "t.csv", ("x",), GRID) as writer:
         with pytest.raises(TableError, match="has scores that are NaN or infinite"):
             writer.add(recording("a"), np.full((3, 1), np.nan), ENDS)
         with pytest.raises(TableError, match=r"shape \(3, 2\), expected \(3, 1\)"):
@@ -200,9 +198,11 @@ def sample(tmp_path: Path) -> SampleSubmission:
 
 
 def test_sample_gives_rows_and_order(tmp_path: Path, sample: SampleSubmission) -> None:
-    assert {stem: ends.tolist() for stem, ends in sample.expected.items()} == {"b": [10], "z": [5], "a": [15, 5]}
+    assert sample.stems == ("b", "z", "a")
+    positions = sample.positions(GRID)
+    assert {stem: places.tolist() for stem, places in positions.items()} == {"b": [1], "z": [0], "a": [0, 2]}
     a = np.random.default_rng(0).random((3, 2))
-    writer = ScoreWriter(tmp_path / "t.parquet", ("x", "y"), sample)
+    writer = ScoreWriter(tmp_path / "t.parquet", ("x", "y"), GRID, sample)
     writer.add(recording("a"), a, ENDS)
     writer.add_missing(recording("b"), ENDS[:2])
     summary = writer.close()
@@ -218,7 +218,7 @@ def test_sample_gives_rows_and_order(tmp_path: Path, sample: SampleSubmission) -
 
 
 def test_sample_unfilled_and_unchanged(tmp_path: Path, sample: SampleSubmission) -> None:
-    writer = ScoreWriter(tmp_path / "t.csv", ("x", "y"), sample)
+    writer = ScoreWriter(tmp_path / "t.csv", ("x", "y"), GRID, sample)
     writer.add(recording("a"), np.ones((3, 2)), ENDS)
     assert writer.close(fill=False).rows == 2
     sample.write_unchanged(tmp_path / "same.csv")
@@ -228,12 +228,27 @@ def test_sample_unfilled_and_unchanged(tmp_path: Path, sample: SampleSubmission)
 
 def test_sample_classes_and_ids_are_checked(tmp_path: Path, sample: SampleSubmission) -> None:
     with pytest.raises(TableError, match="'y' is not among the run's"):
-        ScoreWriter(tmp_path / "t.csv", ("x", "w"), sample)
+        ScoreWriter(tmp_path / "t.csv", ("x", "w"), GRID, sample)
     with pytest.raises(TableError, match="it lacks 'w'"):
-        ScoreWriter(tmp_path / "t.csv", ("x", "y", "w"), sample)
-    (tmp_path / "bad.csv").write_text("row_id,x\na_7,.5\n")
-    with pytest.raises(TableError, match=r"bad\.csv: row id 'a_7'"):
+        ScoreWriter(tmp_path / "t.csv", ("x", "y", "w"), GRID, sample)
+    (tmp_path / "bad.csv").write_text("row_id,x\na_7x,.5\n")
+    with pytest.raises(TableError, match=r"bad\.csv: row id 'a_7x'"):
         SampleSubmission.read(tmp_path / "bad.csv")
+    (tmp_path / "off.csv").write_text("row_id,x\na_7,.5\n")
+    with pytest.raises(TableError, match=r"off\.csv: row id 'a_7' .* end second of 5, 10, 15"):
+        SampleSubmission.read(tmp_path / "off.csv").positions(GRID)
+
+
+def test_rows_of_other_chunks(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("row_id,x\na_3,.5\na_9,.5\n")
+    sample = SampleSubmission.read(tmp_path / "s.csv")
+    assert sample.positions(ChunkGrid(3.0))["a"].tolist() == [0, 2]
+    with ScoreWriter(tmp_path / "t.parquet", ("x",), ChunkGrid(3.0)) as writer:
+        writer.add(recording("a"), np.ones((2, 1)), np.array([3, 6]))
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert [(row["row_id"], row["chunk_start_s"], row["chunk_end_s"]) for row in rows] == [("a_3", 0, 3), ("a_6", 3, 6)]
+    with pytest.raises(OptionsError, match=r"chunks of 2\.5 s: a score table names its rows by whole seconds"):
+        ScoreWriter(tmp_path / "u.csv", ("x",), ChunkGrid(2.5))
 
 
 def test_real_sample_submission(shared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Another frontend and another geometry through the same engine, tables, features, priors and budget.
+
+Nothing of the engine is changed for it but one line: which module has the frontend's kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.special import expit
+from support import second_family as family
+from support.sounds import write_sound
+
+from bce.engine import Bundle, BundleError, Engine, EngineOptions, OptionsError
+from bce.engine.commands import infer as cli
+from bce.engine.frontends.base import KINDS
+from bce.engine.post.options import PostprocessOptions
+from bce.engine.run.budget import BudgetOptions
+from bce.engine.run.infer import RunOptions, infer
+from bce.engine.tables.scores import read_scores
+
+pytest.importorskip("onnx", reason="the second family's graph is written with onnx")
+
+LENGTHS = {"a": (31.0, 48_000, 1), "b": (12.4, 44_100, 2), "c": (3.9, 32_000, 1), "d": (100.0, 22_050, 1)}
+CHUNKS = {"a": 11, "b": 4, "c": 1, "d": 34}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setitem(KINDS, family.KIND, "support.second_family")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return family.write_bundle(tmp_path_factory.mktemp("second") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sounds")
+    for seed, (name, (seconds, rate, channels)) in enumerate(LENGTHS.items()):
+        write_sound(folder / f"{name}.flac", seconds, seed, rate, channels)
+    return folder
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_logits_and_features_are_those_of_the_naive_pipeline(recordings: Path, tmp_path: Path, reduce: str) -> None:
+    bundle = family.write_bundle(tmp_path / "bundle", (-1.5, 0.0, 0.37), reduce)
+    engine = Engine(bundle, EngineOptions(threads=2, features="chunk"))
+    assert engine.shifts_s == (-1.5, 0.0, 0.37)
+    assert engine.grid.chunk_s == 3.0
+    for result in engine.run([recordings]):
+        logits, means = family.naive(result.recording.path, (-1.5, 0.0, 0.37), reduce)
+        assert result.status == "ok"
+        assert len(result.logits) == CHUNKS[result.recording.stem]
+        np.testing.assert_allclose(result.logits, logits, atol=2e-4)
+        for name, values in means.items():
+            np.testing.assert_allclose(result.features[name], values, atol=2e-5)
+
+
+def test_tables_are_named_after_its_chunks(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
+    out, features = tmp_path / "s.parquet", tmp_path / "f.parquet"
+    engine = EngineOptions(threads=2, features="chunk")
+    asked = RunOptions((recordings,), out, features, engine=engine, postprocess=PostprocessOptions.raw(), quiet=True)
+    report = infer(bundle, asked)
+    assert report.exit_code == 0
+    table, rows = read_scores(out), pq.read_table(out).to_pylist()
+    ids = [f"{stem}_{3 * (i + 1)}" for stem, chunks in CHUNKS.items() for i in range(chunks)]
+    assert list(table.row_ids) == ids
+    assert all(row["chunk_end_s"] - row["chunk_start_s"] == 3 for row in rows)
+    expected = np.concatenate([family.naive(recordings / f"{s}.flac", (-1.0, 0.0, 1.0))[0] for s in CHUNKS])
+    np.testing.assert_allclose(table.scores, expit(expected), atol=1e-4)
+    found = pq.read_table(features)
+    assert found["row_id"].to_pylist() == ids
+    assert {name: len(found[name][0]) for name in family.WIDTHS} == family.WIDTHS
+    assert found.schema.metadata[b"bundle"].decode() == bundle.identity
+    assert [entry["resampled_from"] for entry in report.recordings] == [None, 44_100, 32_000, 22_050]
+
+    infer(bundle, replace(asked, out=None, engine=replace(engine, features="window", shifts_s=(-0.25, 0.0))))
+    windows = pq.read_table(features).to_pylist()
+    first = [row for row in windows if row["row_id"].startswith("a_")]
+    assert [row["start_s"] for row in first] == sorted({max(3.0 * c + s, 0) for c in range(11) for s in (-0.25, 0)})
+    assert {row["end_s"] - row["start_s"] for row in windows} == {3.0}
+    assert first[1]["row_id"] == "a_5.75"
+
+
+def test_a_sample_submission_on_its_grid(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
+    sample, out = tmp_path / "sample.csv", tmp_path / "s.csv"
+    header = ",".join(["row_id", *family.CLASSES])
+    rows = ["b_6", "a_33", "c_3", "d_99", "b_15"]
+    sample.write_text("\n".join([header, *(f"{name},0,0,0,0,0" for name in rows)]) + "\n")
+    report = infer(bundle, RunOptions((recordings,), out, sample_submission=sample, quiet=True))
+    assert read_scores(out).row_ids == tuple(rows)
+    assert report.filled == 1  # b has four chunks, not five
+    sample.write_text(f"{header}\na_5,0,0,0,0,0\n")
+    with pytest.raises(Exception, match=r"row id 'a_5' .* end second of 3, 6, 9"):
+        infer(bundle, RunOptions((recordings / "a.flac",), out, sample_submission=sample, quiet=True))
+
+
+def test_the_budget_counts_its_windows(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    engine = EngineOptions(threads=1)
+    whole = RunOptions((recordings,), out, engine=engine, budget=BudgetOptions(10, 1), quiet=True)
+    report = infer(bundle, whole)
+    assert report.exit_code == 0
+    assert [entry["chunks_by_shifts"] for entry in report.recordings] == [{3: n} for n in CHUNKS.values()]
+    # a recording that cannot be opened has the rows of a minute
+    (tmp_path / "broken.wav").write_text("no audio")
+    report = infer(bundle, replace(whole, paths=(recordings, tmp_path / "broken.wav")))
+    assert report.exit_code == 3
+    ids = read_scores(out).row_ids
+    assert len(ids) == sum(CHUNKS.values()) + 20
+    assert [name for name in ids if name.startswith("broken")][-1] == "broken_60"
+
+
+def test_from_the_command_line(bundle: Bundle, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "s.csv"
+    command = ["--bundle", str(bundle.path), "--threads", "1", "--out", str(out), str(recordings)]
+    assert cli.main(command) == 0
+    assert "seeded weights: scores mean nothing" in capsys.readouterr().err
+    assert len(read_scores(out).row_ids) == sum(CHUNKS.values())
+    assert cli.main([*command, "--plan", "--budget-minutes", "5"]) == 0
+    assert "4 recordings, 0.04 h of audio, 50 chunks" in capsys.readouterr().out
+    assert cli.main([*command, "--shifts=-3.5,0"]) == 2
+    assert "shift -3.5 s is outside -3..3 s" in capsys.readouterr().err
+
+
+def test_an_input_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
+    for number, (old, new, says) in enumerate(
+        [
+            ('"name": "patches"', '"name": "tiles"', r"takes patches \[2, 30, 16\], but the manifest names tiles"),
+            ("[2, 30, 16]", "[2, 16, 30]", r"'input.shape' is \[2, 16, 30\], its frontend makes \[2, 30, 16\]"),
+            ('"width": 8', '"width": 9', r"puts out embedding \[8\], but the manifest says 9"),
+            ('"name": "block_1"', '"name": "block_2"', "puts out block_1, embedding, species, but the manifest names"),
+            ('"kind": "band_powers"', '"kind": "unheard"', "field 'frontend.kind' is 'unheard', expected one of"),
+        ]
+    ):
+        path = family.write_bundle(tmp_path / str(number)).path / "bundle.json"
+        text = path.read_text()
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new))
+        with pytest.raises(BundleError, match=says):
+            Engine(Bundle.load(path.parent))
+
+
+def test_shifts_beyond_its_window_are_refused_before_anything_runs(bundle: Bundle) -> None:
+    with pytest.raises(OptionsError, match=r"shift 3\.01 s is outside -3\.\.3 s"):
+        Engine(bundle, EngineOptions(shifts_s=(0.0, 3.01)))
