@@ -11,7 +11,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit
 
-from bce.engine.post.postprocess import Groups, PostprocessOptions, postprocess, smooth_taxonomy, smooth_time
+from bce.engine.post.options import PostprocessOptions
+from bce.engine.post.steps import Groups, add_prior, postprocess, smooth_taxonomy, smooth_time
 
 RECORDINGS, CHUNKS, CLASSES, HOURS = 600, 12, 234, 24
 SHAPE = (RECORDINGS * CHUNKS, CLASSES)
@@ -55,7 +56,7 @@ def numpy_taxonomy(scores: np.ndarray, groups: list[Groups]) -> np.ndarray:
 def test_all_kernels(
     benchmark: BenchmarkFixture, logits: np.ndarray, boost: tuple[np.ndarray, np.ndarray], groups: list[Groups]
 ) -> None:
-    benchmark(postprocess, logits, OFFSETS, PostprocessOptions(), boost, groups)
+    benchmark(lambda: postprocess(add_prior(logits, *boost), OFFSETS, PostprocessOptions(), groups))
 
 
 @pytest.mark.benchmark(group="all steps")

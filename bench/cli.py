@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bce.engine.errors import BceError, OptionsError
+from bce.engine.commands import flags
+from bce.engine.commands.main import run_command
 
+NAME = "bce-bench"
 WORK = Path("build/bench")
-EXTRA = "pip install 'bce[dev]'"
 _NOT_ENOUGH = 20
 Measure = Callable[[argparse.Namespace, Any], dict[str, Any]]
 
@@ -20,12 +20,12 @@ Measure = Callable[[argparse.Namespace, Any], dict[str, Any]]
 def parser() -> argparse.ArgumentParser:
     """The command line of ``bce-bench``."""
     parser = argparse.ArgumentParser(
-        prog="bce-bench",
+        prog=NAME,
         description="Measure bce on this machine. What is not given (model file, bundle, recordings) is made: a "
         "stand-in with Perch v2's structure and seeded weights, which takes the same time but whose scores mean "
         "nothing. Leave the machine alone meanwhile.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('bce')}")
+    flags.add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_peers(_command(commands, "peers", _peers, "the stock graph, other runtimes and bce, side by side"))
     _add_budget(_command(commands, "budget", _budget, "where the time goes, and the minutes of a whole job"))
@@ -47,14 +47,14 @@ def _command(commands: Any, name: str, measure: Measure, about: str) -> argparse
     add("--bundle", type=Path, help="a bundle with a head (default: made from the model file)")
     add("--out", type=Path, metavar="JSON", help=f"results (default: {name}.json in the work folder)")
     add("--work", type=Path, default=WORK, metavar="DIR", help="where things are made and kept (default: %(default)s)")
-    add("--quiet", action="store_true", help="no progress")
+    flags.add_quiet(command, "no progress")
     return command
 
 
 def _add_peers(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--tflite", type=Path, metavar="FILE", help="a published TFLite file, for LiteRT")
-    add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="32 kHz mono minutes (default: synthetic)")
+    add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="minutes of mono (default: synthetic)")
     add("--threads", type=_numbers, default=(1, 2), metavar="LIST", help="(default: 1,2)")
     add("--windows", type=int, default=120, metavar="N", help="about so many a round (default: %(default)s)")
     add("--rounds", type=int, default=7, metavar="R", help="(default: %(default)s)")
@@ -100,18 +100,14 @@ def _numbers(text: str) -> tuple[int, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     args = parser().parse_args(arguments)
-    try:
-        if args.command == "table":
-            _table(args.results, args.into)
-        else:
-            _measure(args)
-    except BceError as error:
-        print(f"bce-bench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("bce-bench: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(NAME, lambda: _run(args), "bce[dev]")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.command == "table":
+        _table(args.results, args.into)
+    else:
+        _measure(args)
 
 
 def _table(results: Sequence[Path], into: Path | None) -> None:
@@ -126,15 +122,12 @@ def _table(results: Sequence[Path], into: Path | None) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
-    try:
-        from bce.bench.figures import write_json
-        from bce.bench.materials import Work
-        from bce.bench.tables import table
+    from bce.bench.figures import write_json
+    from bce.bench.materials import Work
+    from bce.bench.tables import table
 
-        say: Callable[[str], None] = (lambda line: None) if args.quiet else _say
-        result = args.command_function(args, Work(args.work, say))
-    except ModuleNotFoundError as error:
-        raise OptionsError(f"needs the package '{error.name}': {EXTRA}") from None
+    say: Callable[[str], None] = (lambda line: None) if args.quiet else _say
+    result = args.command_function(args, Work(args.work, say))
     out = args.out or args.work / f"{args.command}.json"
     write_json(out, result)
     print("\n".join(table(result)))

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bce.engine.audio.reader import AudioBlock, AudioReader
 from bce.engine.errors import AudioError, BceError, OptionsError
-from bce.engine.frontends.perch import Frontend
-from bce.engine.geometry import WINDOW_SAMPLES, plan_windows
-from bce.engine.GONE import WINDOW_S
+from bce.engine.geometry import ChunkGrid, WindowPlan, WindowSpec, plan_windows
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.model import Model
 from bce.engine.network.openvino_backbone import OpenVinoBackbone
+from bce.engine.network.runtimes import OnnxRuntimeBackbone
+from bce.engine.network.sessions import open_stock
 from bce.engine.recording import Recording
 from bce.engine.run.engine import Engine, EngineOptions
 
@@ -55,43 +54,53 @@ class Audio:
     Attributes:
         blocks: stretches of recordings.
         shifts_s: test-time shifts.
-        waveforms: float32 [windows, 160000], chunk by chunk for each shift.
+        window: how the windows look; chunks are as long.
+        waveforms: float32 [windows, samples], chunk by chunk for each shift.
     """
 
     blocks: tuple[AudioBlock, ...]
     shifts_s: tuple[float, ...]
+    window: WindowSpec
     waveforms: NDArray[np.float32] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         parts = []
         for block in self.blocks:
-            plan = plan_windows(block.first_chunk, block.chunks, self.shifts_s, block.total_samples)
+            plan = self.plan(block)
             starts = plan.starts[plan.index].T.ravel() - block.start_sample
-            parts += [block.samples[start : start + WINDOW_SAMPLES] for start in starts]
+            parts += [block.samples[start : start + self.window.samples] for start in starts]
         object.__setattr__(self, "waveforms", np.stack(parts))
 
+    def plan(self, block: AudioBlock) -> WindowPlan:
+        """The distinct windows of an audio block."""
+        grid = ChunkGrid(self.window.window_s)
+        return plan_windows(self.window, grid, block.first_chunk, block.chunks, self.shifts_s, block.total_samples)
 
-def load_audio(recordings: Sequence[Recording], windows: int, shifts_s: tuple[float, ...], multiple: int) -> Audio:
+
+def load_audio(
+    recordings: Sequence[Recording], windows: int, shifts_s: tuple[float, ...], window: WindowSpec, multiple: int
+) -> Audio:
     """Read about so many windows: equal audio blocks of at most a minute, as many as a multiple of ``multiple``.
 
     Raises:
         OptionsError: the recordings do not have enough audio.
     """
-    per_minute = round(60 / WINDOW_S) * len(shifts_s)
-    blocks = multiple * max(1, round(windows / per_minute / multiple))
-    chunks = min(12, max(1, round(windows / len(shifts_s) / blocks)))
+    per_minute = round(60 / window.window_s)
+    blocks = multiple * max(1, round(windows / (per_minute * len(shifts_s)) / multiple))
+    chunks = min(per_minute, max(1, round(windows / len(shifts_s) / blocks)))
+    grid = ChunkGrid(window.window_s)
     context_s = max(abs(shift) for shift in shifts_s)
     found: list[AudioBlock] = []
     for recording in recordings:
         try:
-            with AudioReader(recording.path, context_s, block_chunks=chunks) as reader:
+            with AudioReader(recording.path, window.sample_rate, grid, context_s, block_chunks=chunks) as reader:
                 found += [block for block in reader if block.chunks == chunks]
         except AudioError as error:
             raise OptionsError(error.reason, error.path) from None
         if len(found) >= blocks:
-            return Audio(tuple(found[:blocks]), shifts_s)
+            return Audio(tuple(found[:blocks]), shifts_s, window)
     raise OptionsError(
-        f"the recordings have {len(found)} stretches of {chunks * WINDOW_S:g} s, {blocks} are needed for"
+        f"the recordings have {len(found)} stretches of {chunks * window.window_s:g} s, {blocks} are needed for"
         f" {windows} windows: give more audio or ask for fewer windows"
     )
 
@@ -100,10 +109,7 @@ def onnx_runtime(
     name: str, model: Path, inputs: NDArray[np.float32], threads: int, batch: int, note: str = ""
 ) -> Contestant:
     """A graph under ONNX Runtime as it is used today: all its outputs, N threads inside one call."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = open_stock(model, threads)
     key = session.get_inputs()[0].name
     return Contestant(name, threads, lambda: _in_batches(inputs, batch, lambda x: session.run(None, {key: x})), note)
 
@@ -164,54 +170,57 @@ def openvino(
 
 
 def engine(bundle: Bundle, precision: str, audio: Audio, threads: int) -> Contestant:
-    """``bce``: log-mel, backbone and head of audio blocks, on as many Python threads."""
+    """``bce``: frontend, backbone and head of audio blocks, on as many Python threads."""
     runner = Engine(bundle, EngineOptions(threads=threads, shifts_s=audio.shifts_s, precision=precision))
     pool = ThreadPoolExecutor(threads)
 
     def go() -> int:
         return sum(pool.map(lambda block: runner.compute(block, audio.shifts_s).windows, audio.blocks))
 
-    return Contestant(f"bce {precision}", threads, go, "log-mel, backbone and head")
+    return Contestant(f"bce {precision}", threads, go, "frontend, backbone and head")
 
 
-def backbone(bundle: Bundle, precision: str, mels: NDArray[np.float32], threads: int) -> Contestant:
+def backbone(bundle: Bundle, precision: str, inputs: NDArray[np.float32], threads: int) -> Contestant:
     """``bce``'s backbone alone, one window a call: what the matrix-product bound is compared with."""
-    return _one_by_one(f"bce {precision}, backbone alone", Model(bundle, precision).features, mels, threads)
+    return _one_by_one(f"bce {precision}, backbone alone", Model(bundle, precision).features, inputs, threads)
 
 
-def openvino_backbone(name: str, bundle: Bundle, precision: str, mels: NDArray[np.float32], threads: int) -> Contestant:
+def openvino_backbone(
+    name: str, bundle: Bundle, precision: str, inputs: NDArray[np.float32], threads: int
+) -> Contestant:
     """The same as ``bce-infer --backend openvino`` runs it, but unchecked: seeded weights would not pass in bfloat16.
 
     Raises:
         NotHere: OpenVINO is not installed, or the CPU has no such precision.
     """
     try:
-        other = OpenVinoBackbone(bundle.backbone(), precision, threads)
+        widths = OnnxRuntimeBackbone(bundle, "fp32").widths
+        other = OpenVinoBackbone(bundle.backbone(), bundle.manifest.input, precision, threads, widths)
     except BceError as error:
         raise NotHere(error.reason) from None
-    return _one_by_one(name, other.run, mels, threads)
+    return _one_by_one(name, other.run, inputs, threads)
 
 
 def _one_by_one(
-    name: str, call: Callable[[NDArray[np.float32]], Any], mels: NDArray[np.float32], threads: int
+    name: str, call: Callable[[NDArray[np.float32]], Any], inputs: NDArray[np.float32], threads: int
 ) -> Contestant:
     pool = ThreadPoolExecutor(threads)
 
     def go() -> int:
-        for _ in pool.map(lambda index: call(mels[index : index + 1]), range(len(mels))):
+        for _ in pool.map(lambda index: call(inputs[index : index + 1]), range(len(inputs))):
             pass
-        return len(mels)
+        return len(inputs)
 
-    return Contestant(name, threads, go, "log-mel not counted")
+    return Contestant(name, threads, go, "frontend not counted")
 
 
-def log_mels(bundle: Bundle, audio: Audio) -> NDArray[np.float32]:
-    """Log-mel [windows, 500, 128] of the distinct windows."""
+def network_inputs(bundle: Bundle, audio: Audio) -> NDArray[np.float32]:
+    """What the bundle's frontend makes of the distinct windows, float32 [windows, *shape of one]."""
+    frontend = bundle.frontend()
     found = []
     for block in audio.blocks:
-        plan = plan_windows(block.first_chunk, block.chunks, audio.shifts_s, block.total_samples)
-        frontend = Frontend(block.samples, bundle.manifest.preparation, block.start_sample)
-        for start in plan.starts:
-            found.append(np.empty((500, 128), np.float32))
-            frontend.window(int(start), out=found[-1])
+        opened = frontend.open(block.samples, block.start_sample)
+        for start in audio.plan(block).starts:
+            found.append(np.empty(frontend.shape, np.float32))
+            opened.window(int(start), found[-1])
     return np.stack(found)

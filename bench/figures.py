@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bce.engine import files
 from bce.engine.errors import OptionsError
 
 
@@ -58,12 +59,9 @@ def slope(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write results beside the file, then rename."""
-    out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, out)
+    """Write results, into a folder that is made where it is missing."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, content, indent=1)
 
 
 def read_json(path: str | os.PathLike[str], *, kind: bool = True) -> dict[str, Any]:

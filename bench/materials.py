@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ import soundfile
 from bce.bench.processes import run
 from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import BceError, OptionsError
-from bce.engine.files import sha256
-from bce.engine.GONE import SAMPLE_RATE
+from bce.engine.files import beside, folder_beside, sha256
 from bce.engine.network.bundle import Bundle
 
 CLASSES = 234
 """Of the made-up head: as many as BirdCLEF+ 2026 has."""
 FOLDS = 5
-_MINUTE = 60 * SAMPLE_RATE
 Say = Callable[[str], None]
 
 
@@ -34,27 +32,27 @@ class Work:
     folder: Path
     say: Say = lambda line: None
 
-    def made(self, name: str, make: Callable[[Path], object]) -> Path:
-        """A file or folder of the work folder, made under another name first if it is not there."""
+    def made_file(self, name: str, make: Callable[[Path], object]) -> Path:
+        """A file of the work folder, made first if it is not there."""
+        return self._made(name, make, beside)
+
+    def made_folder(self, name: str, make: Callable[[Path], object]) -> Path:
+        """A folder of the work folder, filled first if it is not there."""
+        return self._made(name, make, folder_beside)
+
+    def _made(
+        self,
+        name: str,
+        make: Callable[[Path], object],
+        place: Callable[[Path], AbstractContextManager[Path]],
+    ) -> Path:
         path = self.folder / name
         if not path.exists():
             self.say(f"making {path}")
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f"partial-{os.getpid()}-{name}"
-            _remove(partial)
-            try:
+            with place(path) as partial:
                 make(partial)
-                partial.rename(path)
-            finally:
-                _remove(partial)
         return path
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def model_file(work: Work, given: Path | None) -> Path:
@@ -69,7 +67,7 @@ def model_file(work: Work, given: Path | None) -> Path:
 
         write_standin(path)
 
-    return work.made("stand_in_no_dft.onnx", make)
+    return work.made_file("stand_in_no_dft.onnx", make)
 
 
 def headless(work: Work, model: Path) -> Path:
@@ -92,7 +90,7 @@ def headless(work: Work, model: Path) -> Path:
         cut.graph.output.extend(value for value in graph.model.graph.output if value.name == "embedding")
         onnx.save(cut, path)
 
-    return work.made(f"headless_{sha256(model)[:12]}.onnx", make)
+    return work.made_file(f"headless_{sha256(model)[:12]}.onnx", make)
 
 
 def bundle(work: Work, given: Path | None, model: Callable[[], Path], precisions: Sequence[str] = ("fp32",)) -> Bundle:
@@ -113,17 +111,17 @@ def bundle(work: Work, given: Path | None, model: Callable[[], Path], precisions
             raise OptionsError("has no head: a benchmark from recordings to scores needs one", given)
         return found
     source = model()
-    head = work.made(f"head_{CLASSES}", _make_head)
-
-    def make(path: Path) -> None:
+    path = work.folder / f"bundle_{sha256(source)[:12]}_{'_'.join(precisions)}"
+    if not path.exists():
+        head = work.made_folder(f"head_{CLASSES}", _make_head)
         program = "import sys; from bce.export.commands.export import main; sys.exit(main())"
         command = [sys.executable, "-c", program, "--perch", str(source), "--out", str(path)]
         command += ["--head", *map(str, sorted(head.glob("*.safetensors")))]
         if "int8" in precisions:
             command += ["--precision", ",".join(precisions), "--calibrate", str(recordings(work, None, 6))]
-        run(command)
-
-    return Bundle.load(work.made(f"bundle_{sha256(source)[:12]}_{'_'.join(precisions)}", make))
+        work.say(f"making {path}")
+        run(command)  # it leaves a whole bundle or none
+    return Bundle.load(path)
 
 
 def _make_head(folder: Path) -> None:
@@ -136,7 +134,6 @@ def _make_head(folder: Path) -> None:
 
     widths = {block.name: block.out_channels for block in architecture().blocks if block.index in DEFAULT_BLOCKS}
     labels = tuple(f"class_{index}" for index in range(CLASSES))
-    folder.mkdir()
     for fold in range(FOLDS):
         with torch.random.fork_rng():
             torch.manual_seed(fold)
@@ -154,17 +151,18 @@ def recordings(work: Work, given: Sequence[Path] | None, count: int) -> Path:
         return linked(work, found[:count], count)
 
     def make(path: Path) -> None:
-        from bce.tools.data.synth.dataset import SynthOptions, write_dataset
+        from bce.tools.data.synth.dataset import write_dataset
+        from bce.tools.data.synth.options import SynthOptions
 
         write_dataset(path, SynthOptions(test_only=True, test_soundscapes=count), quiet=True)
 
-    return work.made(f"soundscapes_{count}", make) / "test_soundscapes"
+    return work.made_folder(f"soundscapes_{count}", make) / "test_soundscapes"
 
 
 def linked(work: Work, sources: Sequence[Path], count: int) -> Path:
     """A folder with so many links to recordings, in turn; the names are BirdCLEF's, distinct. Made anew each time."""
     folder = work.folder / f"links_{count}"
-    _remove(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for number in range(count):
         source = sources[number % len(sources)].resolve()
@@ -173,20 +171,26 @@ def linked(work: Work, sources: Sequence[Path], count: int) -> Path:
     return folder
 
 
-def long_recording(work: Work, hours: float) -> Path:
+def long_recording(work: Work, hours: float, sample_rate: int) -> Path:
     """One FLAC recording of many hours: in each minute a few seconds of faint noise, digital silence between them.
 
     The network takes the same time whatever it hears, and so the file stays small.
+
+    Args:
+        work: where it is made.
+        hours: how long it is.
+        sample_rate: in Hz.
     """
 
     def make(path: Path) -> None:
-        noise = np.random.default_rng(0).integers(-4, 5, _MINUTE // 20).astype(np.int16)
-        minute = np.concatenate([noise, np.zeros(_MINUTE - len(noise), np.int16)])
-        with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, format="FLAC", subtype="PCM_16") as file:
+        samples = 60 * sample_rate
+        noise = np.random.default_rng(0).integers(-4, 5, samples // 20).astype(np.int16)
+        minute = np.concatenate([noise, np.zeros(samples - len(noise), np.int16)])
+        with soundfile.SoundFile(path, "w", sample_rate, 1, format="FLAC", subtype="PCM_16") as file:
             for _ in range(round(hours * 60)):
                 file.write(minute)
 
-    return work.made(f"BC0000_Bench_00001_S01_20250101_000000_{hours:g}h.flac", make)
+    return work.made_file(f"BC0000_Bench_00001_S01_20250101_000000_{hours:g}h.flac", make)
 
 
 def describe(bundle: Bundle, model: Path | None = None) -> dict[str, Any]:
@@ -194,13 +198,13 @@ def describe(bundle: Bundle, model: Path | None = None) -> dict[str, Any]:
     manifest = bundle.manifest
     found: dict[str, Any] = {
         "bundle": manifest.name,
-        "bundle_sha256": bundle.sha256,
+        "bundle_identity": bundle.identity,
         "source": manifest.source.file,
         "source_sha256": manifest.source.sha256,
         "notice": manifest.notice,
         "head": manifest.head.kind,
         "folds": manifest.head.folds,
-        "outputs": list(manifest.outputs),
+        "outputs": list(manifest.output_names),
         "precisions": list(manifest.variants),
         "parity": manifest.parity,
     }

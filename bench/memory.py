@@ -13,6 +13,7 @@ from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, linked, long_recording, model_file, recordings
 from bce.bench.processes import ProcessRun, infer_command, run
+from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError
 
 _SOURCES = 6
@@ -55,11 +56,11 @@ def memory(options: MemoryOptions, work: Work) -> dict[str, Any]:
     made = bundle(work, options.given_bundle, lambda: model_file(work, options.perch))
     jobs: list[tuple[str, Path, int, str]] = []
     if options.files:
-        sources = sorted(recordings(work, None, _SOURCES).iterdir())
+        sources = sorted(audio_files(recordings(work, None, _SOURCES)))
         many = linked(work, sources, options.files)
         jobs.append((f"{options.files} recordings of a minute", many, options.shifts, ".csv"))
     if options.hours:
-        day = long_recording(work, options.hours)
+        day = long_recording(work, options.hours, made.manifest.window.sample_rate)
         jobs.append((f"one recording of {options.hours:g} hours", day, options.long_shifts, ".parquet"))
     machine, watch = describe_machine(), Watch()
     rows = []

@@ -26,7 +26,7 @@ from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, headless, model_file, recordings
 from bce.bench.processes import infer_command, run
 from bce.bench.sgemm import Rates, Sgemm, bound_ms, multiplications
-from bce.engine.audio.recordings import find_recordings
+from bce.engine.audio.recordings import audio_files, find_recordings
 from bce.engine.errors import BceError, OptionsError
 from bce.engine.geometry import SHIFT_SETS
 from bce.engine.network.bundle import Bundle
@@ -92,7 +92,8 @@ def peers(options: PeersOptions, work: Work) -> dict[str, Any]:
 
 
 def _per_window(options: PeersOptions, work: Work, model: Path, made: Bundle, folder: Path) -> dict[str, Any]:
-    audio = ways.load_audio(find_recordings([folder]), options.windows, SHIFT_SETS[5], max(options.threads))
+    window = made.manifest.window
+    audio = ways.load_audio(find_recordings([folder]), options.windows, SHIFT_SETS[5], window, max(options.threads))
     absent: dict[str, str] = {}
     field = list(_field(options, work, model, made, audio, absent))
     sgemm = Sgemm()
@@ -153,7 +154,7 @@ def _field(
     options: PeersOptions, work: Work, model: Path, made: Bundle, audio: ways.Audio, absent: dict[str, str]
 ) -> Iterator[Contestant]:
     cut = headless(work, model)
-    mels = ways.log_mels(made, audio)
+    inputs = ways.network_inputs(made, audio)
     sounds = audio.waveforms
     for threads in options.threads:
         yield ways.onnx_runtime(STOCK, model, sounds, threads, ways.BATCH, f"all outputs, batch {ways.BATCH}")
@@ -166,10 +167,10 @@ def _field(
                 ways.openvino, model=cut, inputs=sounds, threads=threads, batch=1, note=cut_note
             ),
             "bce fp32, backbone alone, OpenVINO": partial(
-                ways.openvino_backbone, bundle=made, precision="fp32", mels=mels, threads=threads
+                ways.openvino_backbone, bundle=made, precision="fp32", inputs=inputs, threads=threads
             ),
             "bce bf16, backbone alone, OpenVINO": partial(
-                ways.openvino_backbone, bundle=made, precision="bf16", mels=mels, threads=threads
+                ways.openvino_backbone, bundle=made, precision="bf16", inputs=inputs, threads=threads
             ),
         }
         for name, make in others.items():
@@ -179,7 +180,7 @@ def _field(
                 absent[name] = str(reason)
         for precision in made.manifest.variants:
             yield ways.engine(made, precision, audio, threads)
-            yield ways.backbone(made, precision, mels, threads)
+            yield ways.backbone(made, precision, inputs, threads)
 
 
 def _tflite(name: str, model: Path | None, inputs: NDArray[np.float32], threads: int) -> Contestant:
@@ -194,7 +195,7 @@ def _find(field: Sequence[Contestant], name: str, threads: int) -> int | None:
 
 def _whole(made: Bundle) -> bool:
     """Whether the bundle's backbone runs the network to its end."""
-    return bool({"embedding", "label"}.intersection(made.manifest.outputs))
+    return any(output.kind != "block" for output in made.manifest.outputs)
 
 
 def _by_name(rates: Sequence[Rates]) -> dict[str, list[float]]:
@@ -230,7 +231,7 @@ def _end_to_end(options: PeersOptions, work: Work, model: Path, made: Bundle, fo
     some.mkdir(exist_ok=True)
     for old in some.iterdir():
         old.unlink()
-    for path in sorted(p for p in folder.iterdir() if p.is_file())[: options.recordings]:
+    for path in sorted(audio_files(folder))[: options.recordings]:
         (some / path.name).symlink_to(path.resolve())
     out, report = work.folder / "end_to_end.csv", work.folder / "end_to_end.json"
     shifts = ",".join(f"{shift:g}" for shift in SHIFT_SETS[5])

@@ -24,7 +24,7 @@ _LEAST_S = 0.02
 
 
 def multiplications(*, with_head: bool = True) -> int:
-    """Multiply-adds of a window: stem, 26 blocks and, with ``with_head``, the last 1 x 1 convolution."""
+    """Multiply-adds of a window: stem, blocks and, with ``with_head``, the last 1 x 1 convolution."""
     network = architecture()
     total = 9 * network.stem_channels * prod(network.stem_size)
     for block in network.blocks:

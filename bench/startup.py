@@ -16,7 +16,6 @@ from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, model_file
 from bce.bench.processes import infer_command, run
 from bce.engine.errors import OptionsError
-from bce.engine.GONE import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,10 @@ def startup(options: StartupOptions, work: Work) -> dict[str, Any]:
     walls: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sound = (0.1 * np.random.default_rng(0).standard_normal(5 * SAMPLE_RATE)).astype(np.float32)
+        shape = made.manifest.window
+        sound = (0.1 * np.random.default_rng(0).standard_normal(shape.samples)).astype(np.float32)
         window, report = folder / "BC0000_Bench_00001_S01_20250101_000000.wav", folder / "report.json"
-        soundfile.write(window, sound, SAMPLE_RATE)
+        soundfile.write(window, sound, shape.sample_rate)
         command = infer_command("--bundle", made.path, "--threads", "1", "--shifts", "1", "--quiet")
         command += ["--out", str(folder / "out.csv"), "--report", str(report), str(window)]
         for number in range(options.repeats + 1):

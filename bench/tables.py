@@ -10,6 +10,7 @@ from typing import Any
 
 from bce.bench.figures import read_json
 from bce.engine.errors import OptionsError
+from bce.engine.files import write_text
 
 Json = dict[str, Any]
 
@@ -45,9 +46,7 @@ def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
         # not as a template: a table may hold backslashes
         before, after = text[: found.end(1)], text[found.start(2) :]
         text = f"{before}\n{lines}\n{after}"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, text)
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

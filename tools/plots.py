@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +13,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from bce.engine.files import beside
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito 2008, the darker ones first."""
@@ -47,13 +48,11 @@ def picture(path: str | os.PathLike[str], width: float, height: float) -> Iterat
         path: of the PNG.
         width, height: in inches, at 130 dots an inch.
     """
-    file = Path(path)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        partial = file.with_name(file.name + ".partial")
-        figure.savefig(partial, format="png")
-    os.replace(partial, file)
+        with beside(path) as partial:
+            figure.savefig(partial, format="png")
 
 
 def probe_bars(

@@ -45,8 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
-    args = parser().parse_args(arguments)
-    return run_command(NAME, lambda: _run(args))
+    return run_command(NAME, lambda: _run(parser().parse_args(arguments)))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -94,8 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
-    args = parser().parse_args(arguments)
-    code = run_command(NAME, lambda: _run(args))
+    code = run_command(NAME, lambda: _run(parser().parse_args(arguments)))
     _leave_hanging_threads(code)
     return code
 

@@ -17,16 +17,17 @@ def run_command(name: str, run: Callable[[], int | None], extra: str = "bce") ->
 
     Args:
         name: of the command, for messages.
-        run: does the work; its value is the exit code, None means all done.
+        run: parses and does the work; its value is the exit code, None means all done.
         extra: what to install where a package is missing: "bce[tools]".
 
     Returns:
         The exit code.
     """
     try:
-        code = run() or DONE
-        sys.stdout.flush()  # a reader that has gone away is noticed here and not at the interpreter's end
-        return code
+        try:
+            return run() or DONE
+        finally:
+            sys.stdout.flush()  # a reader that has gone away is noticed here and not at the interpreter's end
     except BceError as error:
         return _say(name, str(error), WRONG_USE)
     except ModuleNotFoundError as error:

@@ -12,7 +12,7 @@ from bce.engine.errors import OptionsError
 from bce.engine.geometry import ChunkGrid
 from bce.engine.post.options import PostprocessOptions, Step
 from bce.engine.post.priors import Basis, Priors
-from bce.engine.post.steps import gaussian_radius, postprocess, taxonomy_groups
+from bce.engine.post.steps import add_prior, gaussian_radius, postprocess, taxonomy_groups
 from bce.engine.recording import Recording
 from bce.engine.results import Outcome, Part
 from bce.engine.taxonomy import Taxonomy
@@ -102,7 +102,7 @@ class Postprocessor:
         slab = slice(max(0, self._next - self._reach - self._first), min(end, until + self._reach) - self._first)
         rows = self._held[slab]
         begin = self._next - self._first - slab.start
-        scores = postprocess(rows, np.array([0, len(rows)]), self.options, groups=self._groups)
+        scores = postprocess(rows, np.array([0, len(rows)]), self.options, self._groups)
         done = ScoredPart(
             part.recording,
             self._next,
@@ -125,19 +125,15 @@ class Postprocessor:
 
     def _with_prior(self, part: Part) -> NDArray[np.float64]:
         """A part's logits in float64, with the prior added."""
-        rows = part.logits.astype(np.float64)
-        if self._priors is None or not len(rows):
-            return rows
-        from bce.engine.post.kernels import add_rows  # numba: --help must not wait for it
-
-        recording = part.recording
-        starts = self._grid.start_s(part.first_chunk, len(rows))
+        recording, chunks = part.recording, len(part.logits)
+        if self._priors is None or not chunks:
+            return part.logits.astype(np.float64)
+        starts = self._grid.start_s(part.first_chunk, chunks)
         table, row, basis = self._priors.for_chunks(recording.site, recording.start_time, starts)
         counts = np.bincount(row, minlength=len(basis))
         for kind, count in zip(basis, counts.tolist(), strict=True):
             self._prior[kind] = self._prior.get(kind, 0) + count
-        add_rows(rows, self._strength(recording.site) * table, row)
-        return rows
+        return add_prior(part.logits, self._strength(recording.site) * table, row)
 
     def _strength(self, site: str | None) -> float:
         known = self._priors is not None and self._priors.knows_site(site)

@@ -97,30 +97,39 @@ def smooth_taxonomy(probabilities: NDArray[F], groups: Sequence[Groups]) -> NDAr
     return out
 
 
+def add_prior(logits: NDArray[np.floating], table: NDArray[np.float64], row: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Logits [rows, classes] with a prior's log-odds added, in float64.
+
+    Args:
+        logits: [rows, classes].
+        table: what is added, float64 [k, classes].
+        row: which row of the table each row of the logits gets, int32 [rows].
+    """
+    from bce.engine.post.kernels import add_rows
+
+    out = np.array(logits, dtype=np.float64, order="C")
+    add_rows(out, table, row)
+    return out
+
+
 def postprocess(
     logits: NDArray[np.floating],
     offsets: NDArray[np.int64],
     options: PostprocessOptions,
-    boost: tuple[NDArray[np.float64], NDArray[np.int32]] | None = None,
     groups: Sequence[Groups] = (),
 ) -> NDArray[np.float64]:
-    """Logits to probabilities.
+    """Logits, with their prior where there is one, to probabilities.
 
     Args:
         logits: [rows, classes], finite; the recordings' chunks one after the other.
         offsets: int64 [recordings + 1]: recording i has the rows offsets[i] to offsets[i + 1].
         options: sigma and what the Gaussian averages.
-        boost: what to add to the logits: float64 [k, classes], and which of these each row gets, int32 [rows].
         groups: levels of taxonomy smoothing (:func:`taxonomy_groups`).
 
     Returns:
         float64 [rows, classes] within 0..1.
     """
     scores = np.array(logits, dtype=np.float64, order="C")
-    if boost is not None:
-        from bce.engine.post.kernels import add_rows
-
-        add_rows(scores, *boost)
     if options.smooth_on == "logits":
         scores = smooth_time(scores, offsets, options.sigma)
     scores = np.asarray(expit(scores), dtype=np.float64)

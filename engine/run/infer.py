@@ -25,7 +25,7 @@ from bce.engine.run.pace import Pace
 from bce.engine.run.progress import Progress
 from bce.engine.run.record import RunReport
 from bce.engine.tables.feature_files import check_feature_file
-from bce.engine.tables.schema import check_format
+from bce.engine.tables.schema import check_format, whole_chunk_s
 from bce.engine.tables.submissions import SampleSubmission
 
 
@@ -165,6 +165,7 @@ def _read_sample(bundle: Bundle, options: RunOptions) -> SampleSubmission | None
         return None
     sample = SampleSubmission.read(options.sample_submission)
     sample.check_classes(bundle.classes)
+    sample.positions(bundle.manifest.grid)  # rows that no chunk ends with are refused here
     return sample
 
 
@@ -198,6 +199,7 @@ def _check_outputs(bundle: Bundle, options: RunOptions) -> None:
             check_place(out)
     if options.out is not None:
         check_format(options.out)
+        whole_chunk_s(bundle.manifest.grid)
     if options.features_out is not None:
         check_feature_file(options.features_out)
     if options.out is not None and options.features_out is not None:

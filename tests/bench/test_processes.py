@@ -20,9 +20,10 @@ from bce.bench.materials import Work, headless, linked, long_recording
 from bce.bench.processes import run
 from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import BceError, OptionsError
+from bce.engine.frontends.perch import WINDOW
 from bce.engine.geometry import SHIFT_SETS
-from bce.engine.GONE import SAMPLE_RATE
 
+SAMPLE_RATE = WINDOW.sample_rate
 SHIFTS = SHIFT_SETS[5]
 
 
@@ -60,7 +61,7 @@ def test_links_are_recordings_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_long_recording_is_as_long_as_asked_and_small(tmp_path: Path) -> None:
-    path = long_recording(Work(tmp_path), 0.1)
+    path = long_recording(Work(tmp_path), 0.1, SAMPLE_RATE)
     assert soundfile.info(path).duration == 360.0
     assert path.stat().st_size < 1e6
 
@@ -74,25 +75,41 @@ def test_what_is_made_is_made_once_and_whole(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        work.made("x", fail)
+        work.made_file("x", fail)
     assert list(tmp_path.iterdir()) == []
     for _ in range(2):
-        assert work.made("x", lambda path: path.write_text("whole")).read_text() == "whole"
+        assert work.made_file("x", lambda path: path.write_text("whole")).read_text() == "whole"
     assert len(said) == 2
+
+
+def test_folders_are_made_once_and_whole_too(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        work.made_folder("x", fail)
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        made = work.made_folder("x", lambda folder: (folder / "a").write_text("whole"))
+        assert [path.name for path in made.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_waveforms_are_the_windows_of_every_shift(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 20 * SAMPLE_RATE).astype(np.float32)
     path = tmp_path / "x.wav"
     soundfile.write(path, samples, SAMPLE_RATE, subtype="FLOAT")
-    audio = ways.load_audio(find_recordings([path]), 20, SHIFTS, 1)
+    audio = ways.load_audio(find_recordings([path]), 20, SHIFTS, WINDOW, 1)
     assert audio.waveforms.shape == (20, 5 * SAMPLE_RATE)
     for index, shift in enumerate(SHIFTS):
         for chunk in range(4):
             start = round(min(max(5 * chunk + shift, 0.0), 15.0) * SAMPLE_RATE)
             np.testing.assert_array_equal(audio.waveforms[4 * index + chunk], samples[start : start + 5 * SAMPLE_RATE])
     with pytest.raises(OptionsError, match="give more audio"):
-        ways.load_audio(find_recordings([path]), 500, SHIFTS, 2)
+        ways.load_audio(find_recordings([path]), 500, SHIFTS, WINDOW, 2)
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""``bce-tools``: a module for each command."""
+"""``bce-tools``: a module for each command: parse, call, print."""

@@ -1,33 +1,34 @@
-"""``bce-tools priors``: count a site x hour prior out of labelled windows, or judge post-processing on scores."""
+"""``bce-tools priors``: parses, counts priors or calls :mod:`bce.tools.judge.prior_study`, prints."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bce.engine.audio.names import name_rule
+from bce.engine.commands import flags
 from bce.engine.errors import OptionsError
-from bce.engine.post.postprocess import PostprocessOptions, parse_sigma, parse_taxonomy_smoothing, taxonomy_groups
-from bce.engine.post.priors import Shrinkage
-from bce.engine.taxonomy import Taxonomy
-from bce.tools.data.labels import WindowLabels, read_labels
-from bce.tools.judge.evaluate import add_name_options, match, read_table, resample_count
-from bce.tools.judge.prior_study import Judge, as_logits, as_markdown, fit_priors, study, study_unseen
+from bce.tools.commands.inputs import add_labels, add_resamples
+from bce.tools.judge.options import StudyOptions
 
-STRENGTHS = "0.1,0.3,0.5"
+if TYPE_CHECKING:
+    from bce.engine.post.priors import Shrinkage
+    from bce.engine.taxonomy import Taxonomy
+    from bce.tools.data.labels import WindowLabels
+
+STRENGTHS = ",".join(f"{strength:g}" for strength in StudyOptions.strengths)
+TAXONOMY = ",".join(f"{level}={amount:g}" for level, amount in StudyOptions.taxonomy)
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register ``bce-tools priors``."""
-    parser = subparsers.add_parser(
-        "priors",
-        help="count a site x hour prior out of labelled windows, or judge one",
-        description="Count a site x hour prior out of labelled windows (--out), or judge prior, Gaussian and taxonomy "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of ``bce-tools priors``."""
+    parser.description = (
+        "Count a site x hour prior out of labelled windows (--out), or judge prior, Gaussian and taxonomy "
         "smoothing on the scores of labelled recordings, with tables that have not seen the recording or its site "
-        "(--evaluate).",
+        "(--evaluate)."
     )
+    add_labels(parser)
     add = parser.add_argument
-    add("labels", type=Path, help="train_soundscapes_labels.csv: filename, start, end, primary_label")
     add("--out", type=Path, metavar="NPZ", help="write the priors")
     add(
         "--evaluate",
@@ -41,12 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="windows that outweigh a coarser rate (default: %(default)s)",
     )
     add("--strengths", default=STRENGTHS, help="prior strengths to judge (default: %(default)s)")
-    add("--sigma", default="1.0", help="of the Gaussian, in chunks (default: %(default)s)")
-    add("--taxonomy-smoothing", default="genus=0.15,class=0.05", help="amounts (default: %(default)s)")
-    add("--taxonomy-exclude", default="", metavar="NAMES", help="groups to leave alone, comma-separated, e.g. Insect")
-    add("--resamples", type=resample_count, default=1000, metavar="N", help="for the intervals (default: %(default)s)")
-    add_name_options(parser)
-    parser.set_defaults(run=_run)
+    add("--sigma", default=str(StudyOptions.sigma), help="of the Gaussian, in chunks (default: %(default)s)")
+    flags.add_taxonomy_smoothing(parser, TAXONOMY)
+    add_resamples(parser, StudyOptions.resamples)
 
 
 def parse_shrinkage(text: str) -> Shrinkage:
@@ -55,6 +53,8 @@ def parse_shrinkage(text: str) -> Shrinkage:
     Raises:
         OptionsError: the text is not of this form, or a weight is not above 0.
     """
+    from bce.engine.post.priors import Shrinkage
+
     pairs = dict(item.strip().partition("=")[::2] for item in text.split(","))
     try:
         return Shrinkage(**{name.replace("-", "_"): float(value) for name, value in pairs.items()})
@@ -62,18 +62,24 @@ def parse_shrinkage(text: str) -> Shrinkage:
         raise OptionsError(f"shrinkage '{text}' is not like hour=8,site=8,site-hour=4") from None
 
 
-def _run(arguments: argparse.Namespace) -> list[str]:
-    if (arguments.out is None) == (arguments.evaluate is None):
+def run(args: argparse.Namespace) -> list[str]:
+    """Run the command; returns what to print."""
+    from bce.engine.taxonomy import Taxonomy
+    from bce.tools.data.labels import read_labels
+
+    if (args.out is None) == (args.evaluate is None):
         raise OptionsError("give either --out to write priors or --evaluate SCORES to judge them")
-    labels = read_labels(arguments.labels, name_rule(arguments.name_pattern, arguments.utc_offset))
-    taxonomy = None if arguments.taxonomy is None else Taxonomy.read(arguments.taxonomy)
-    shrinkage = parse_shrinkage(arguments.shrinkage)
-    if arguments.out is not None:
-        return _write(arguments.out, labels, taxonomy, shrinkage)
-    return _evaluate(arguments, labels, taxonomy, shrinkage)
+    labels = read_labels(args.labels, flags.name_rule(args))
+    taxonomy = None if args.taxonomy is None else Taxonomy.read(args.taxonomy)
+    shrinkage = parse_shrinkage(args.shrinkage)
+    if args.out is not None:
+        return _write(args.out, labels, taxonomy, shrinkage)
+    return _evaluate(args.evaluate, labels, taxonomy, _study_options(args, shrinkage))
 
 
 def _write(out: Path, labels: WindowLabels, taxonomy: Taxonomy | None, shrinkage: Shrinkage) -> list[str]:
+    from bce.tools.judge.prior_study import fit_priors
+
     if taxonomy is None:
         raise OptionsError("--out needs --taxonomy: the priors are of its classes")
     if unknown := labels.unknown(taxonomy.labels):
@@ -92,37 +98,41 @@ def _write(out: Path, labels: WindowLabels, taxonomy: Taxonomy | None, shrinkage
     return [*lines, f"wrote {out}"]
 
 
-def _evaluate(
-    arguments: argparse.Namespace, labels: WindowLabels, taxonomy: Taxonomy | None, shrinkage: Shrinkage
-) -> list[str]:
+def _study_options(args: argparse.Namespace, shrinkage: Shrinkage) -> StudyOptions:
+    from bce.engine.post.options import parse_sigma, parse_taxonomy_smoothing
+
     try:
-        strengths = [float(text) for text in arguments.strengths.split(",")]
+        strengths = tuple(float(text) for text in args.strengths.split(","))
     except ValueError:
-        raise OptionsError(f"strengths '{arguments.strengths}' is not a list of numbers such as {STRENGTHS}") from None
-    options = [
-        PostprocessOptions(
-            prior_known=strength,
-            prior_unknown=strength,
-            sigma=parse_sigma(arguments.sigma),
-            taxonomy=parse_taxonomy_smoothing(arguments.taxonomy_smoothing),
-            exclude=tuple(name.strip() for name in arguments.taxonomy_exclude.split(",") if name.strip()),
-        )
-        for strength in strengths
-    ]
-    matched = match(read_table(arguments.evaluate), labels)
-    groups = []
-    if taxonomy is not None:
-        groups = taxonomy_groups(taxonomy.select(matched.classes), options[0])
+        raise OptionsError(f"strengths '{args.strengths}' is not a list of numbers such as {STRENGTHS}") from None
+    return StudyOptions(
+        strengths=strengths,
+        sigma=parse_sigma(args.sigma),
+        taxonomy=parse_taxonomy_smoothing(args.taxonomy_smoothing or TAXONOMY),
+        exclude=flags.names_of(args.taxonomy_exclude),
+        shrinkage=shrinkage,
+        resamples=args.resamples,
+    )
+
+
+def _evaluate(scores: str, labels: WindowLabels, taxonomy: Taxonomy | None, options: StudyOptions) -> list[str]:
+    from bce.engine.post.steps import taxonomy_groups
+    from bce.tools.judge.matching import match, read_table
+    from bce.tools.judge.prior_study import Judge, as_logits, as_markdown, study, study_unseen
+
+    matched = match(read_table(scores), labels)
+    steps = options.steps()
+    groups = [] if taxonomy is None else taxonomy_groups(taxonomy.select(matched.classes), steps)
     kind = "probabilities, taken to logits" if as_logits(matched.scores)[1] else "logits"
-    judge = Judge.of(matched, arguments.resamples)
-    smoothing = ", ".join(f"{level} {amount:g}" for level, amount in options[0].levels) if groups else "none"
-    every = study(judge, labels, groups, strengths, options[0].sigma, shrinkage)
-    unseen = study_unseen(judge, labels, groups, strengths, options[0].sigma, shrinkage)
+    judge = Judge.of(matched, options.resamples)
+    smoothing = ", ".join(f"{level} {amount:g}" for level, amount in steps.levels) if groups else "none"
+    every = study(judge, labels, groups, options)
+    unseen = study_unseen(judge, labels, groups, options)
     return [
         f"{len(matched.stems)} rows of {len(set(matched.stems))} recordings at {len(set(matched.sites))} sites; scores "
         f"are {kind}; tables from {len(labels.labels)} labelled windows less those held out",
-        f"Gaussian sigma {options[0].sigma:g}; taxonomy {smoothing}; macro ROC-AUC [95 % bootstrap over recordings] "
-        f"(interval of the gain over raw), {arguments.resamples} resamples",
+        f"Gaussian sigma {options.sigma:g}; taxonomy {smoothing}; macro ROC-AUC [95 % bootstrap over recordings] "
+        f"(interval of the gain over raw), {options.resamples} resamples",
         "",
         *as_markdown("steps", ("one recording out", "one site out", "one site out, within sites"), every),
         "",

@@ -1,7 +1,7 @@
 """Labelled recordings in BirdCLEF layout, real or synthetic.
 
 Focal clips carry the labels of a whole recording (one class that was meant, others behind it); labelled soundscapes
-carry labels for each window of 5 s, which :mod:`bce.tools.data.labels` reads. A plain folder of class folders is a set
+carry labels window by window, which :mod:`bce.tools.data.labels` reads. A plain folder of class folders is a set
 of clips too.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.audio.names import BIRDCLEF, NameRule
-from bce.engine.audio.recordings import AUDIO_SUFFIXES
+from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.data.labels import WindowLabels, read_labels
@@ -31,6 +31,9 @@ TRAIN_SOUNDSCAPES = "train_soundscapes"
 TRAIN_LABELS = "train_soundscapes_labels.csv"
 TEST_SOUNDSCAPES = "test_soundscapes"
 TEST_LABELS = "test_labels.csv"
+
+CLIP_S = 30
+"""Of a focal clip so much is learnt from; the species that it is named after may be silent later."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,17 @@ class Clips:
             heard = {label, *others} if secondary else {label}
             present[row, [place[name] for name in heard if name in place]] = True
         return present
+
+    def truth(self, classes: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """What a window of each clip may be taught: which classes it has, and where that is to be believed.
+
+        The class meant is taken to be there in each window; those behind it sing somewhere in the clip.
+
+        Returns:
+            present and known, each bool [clips, classes].
+        """
+        main, heard = self.present(classes), self.present(classes, secondary=True)
+        return main, ~heard | main
 
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> Clips:
         """Some of the clips, in the order given."""
@@ -164,9 +178,7 @@ def read_clips(root: str | os.PathLike[str]) -> Clips:
         folder = folder / TRAIN_AUDIO
     if not folder.is_dir():
         raise OptionsError("is no folder: expected clips in folders named after their classes", folder)
-    paths = sorted(
-        path for path in folder.glob("*/*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
-    )
+    paths = sorted(path for path in audio_files(folder) if path.parent.parent == folder)
     if not paths:
         raise OptionsError("holds no clips: expected recordings in folders named after their classes", folder)
     return Clips(tuple(paths), tuple(path.parent.name for path in paths), (frozenset(),) * len(paths), folder)

@@ -1,7 +1,7 @@
 """Labelled windows of soundscapes: BirdCLEF's ``train_soundscapes_labels.csv`` as it really is.
 
 The table has ``filename,start,end,primary_label`` with times as ``HH:MM:SS`` and labels joined by ``;``. Every row of
-the published file is there twice.
+the published file is there twice. How long the windows are, the rows say: 5 s in BirdCLEF's, another length elsewhere.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from numpy.typing import NDArray
 from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.errors import TableError
 from bce.engine.recording import Recording
-from bce.engine.tables.score_files import CHUNK_S, row_id
+from bce.engine.tables.schema import row_id
 
 COLUMNS = ("filename", "start", "end", "primary_label")
 
 
 @dataclass(frozen=True, eq=False)
 class WindowLabels:
-    """Labelled windows of 5 s, each once, in the order in which they first appear.
+    """Labelled windows of one length, each once, in the order in which they first appear.
 
     Attributes:
         recordings: the recording of each window, with what its name tells.
+        chunk_s: length of every window in whole seconds; windows start at multiples of it.
         start_s: the start of each window in its recording, int64 [windows].
         labels: the classes present in each window; empty where nothing was heard.
         repeated: rows of the file that named a window again.
@@ -37,6 +38,7 @@ class WindowLabels:
     """
 
     recordings: tuple[Recording, ...]
+    chunk_s: int
     start_s: NDArray[np.int64]
     labels: tuple[frozenset[str], ...]
     repeated: int
@@ -45,7 +47,7 @@ class WindowLabels:
     @cached_property
     def row_ids(self) -> tuple[str, ...]:
         """The row id of each window."""
-        return tuple(row_id(r.stem, s + CHUNK_S) for r, s in zip(self.recordings, self.start_s, strict=True))
+        return tuple(row_id(r.stem, s + self.chunk_s) for r, s in zip(self.recordings, self.start_s, strict=True))
 
     @property
     def sites(self) -> tuple[str | None, ...]:
@@ -55,6 +57,11 @@ class WindowLabels:
     def named_sites(self) -> tuple[str, ...]:
         """The site of each window; "?" where the name does not tell."""
         return tuple(recording.site or "?" for recording in self.recordings)
+
+    @property
+    def chunks(self) -> NDArray[np.int64]:
+        """The place of each window in its recording, int64 [windows]."""
+        return self.start_s // self.chunk_s
 
     @cached_property
     def hours(self) -> tuple[int | None, ...]:
@@ -90,12 +97,13 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
         rule: how to read site and time from the file names.
 
     Raises:
-        TableError: the file is missing or lacks a column, or a row's times are not those of a window of 5 s.
+        TableError: the file is missing or lacks a column, or a row is not about a window like that of the first row:
+            as long, and starting at a multiple of this length.
     """
     file = Path(path)
     recordings: dict[str, Recording] = {}
     windows: dict[tuple[str, int], set[str]] = {}
-    number = 0
+    chunk_s = number = 0
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -106,9 +114,15 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
                 if any(row[column] is None for column in COLUMNS):
                     raise TableError(f"row {number} has too few fields", file)
                 start_s, end_s = (_seconds(row[column], number, file) for column in ("start", "end"))
-                if end_s - start_s != CHUNK_S or start_s % CHUNK_S:
+                chunk_s = chunk_s or end_s - start_s
+                about = f"row {number} is about {row['start']} to {row['end']}"
+                if chunk_s <= 0:
+                    raise TableError(f"{about}, expected a window that ends after its start", file)
+                if end_s - start_s != chunk_s:
+                    raise TableError(f"{about}, expected a window of {chunk_s} s as in row 1", file)
+                if start_s % chunk_s:
                     raise TableError(
-                        f"row {number} is about {row['start']} to {row['end']}, expected a window of {CHUNK_S} s", file
+                        f"{about}, expected a window of {chunk_s} s that starts at a multiple of its length", file
                     )
                 recordings.setdefault(row["filename"], rule.read(Path(row["filename"])))
                 labels = (label.strip() for label in row["primary_label"].split(";"))
@@ -121,6 +135,7 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
         raise TableError("has no rows: expected labelled windows", file)
     return WindowLabels(
         tuple(recordings[name] for name, _ in windows),
+        chunk_s,
         np.array([start_s for _, start_s in windows], dtype=np.int64),
         tuple(frozenset(labels) for labels in windows.values()),
         number - len(windows),

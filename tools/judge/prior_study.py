@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from bce.engine.errors import TableError
-from bce.engine.post.postprocess import Groups, smooth_taxonomy, smooth_time
 from bce.engine.post.priors import Priors, Shrinkage
+from bce.engine.post.steps import Groups, smooth_taxonomy, smooth_time
 from bce.tools.data.labels import WindowLabels
-from bce.tools.judge.evaluate import Matched
+from bce.tools.judge.matching import Matched
+from bce.tools.judge.options import StudyOptions
 from bce.tools.metrics import Ranking, Resamples, interval, mean, within_groups
 
 Unit = Literal["recording", "site"]
@@ -204,9 +205,7 @@ def study(
     judge: Judge,
     labels: WindowLabels,
     groups: Sequence[Groups],
-    strengths: Sequence[float],
-    sigma: float,
-    shrinkage: Shrinkage | None = None,
+    options: StudyOptions,
 ) -> list[tuple[str, list[Estimate]]]:
     """Judge every chain of steps.
 
@@ -214,14 +213,16 @@ def study(
         for each chain: leaving one recording out and leaving one site out, macro AUC over all rows; and leaving one
         site out, the mean over sites of the macro AUC within each.
     """
-    by_recording, by_site = (held_out_log_odds(labels, judge.matched, unit, shrinkage) for unit in get_args(Unit))
+    by_recording, by_site = (
+        held_out_log_odds(labels, judge.matched, unit, options.shrinkage) for unit in get_args(Unit)
+    )
     raw, raw_within = judge.pooled(judge.logits)[1], judge.within_sites(judge.logits)[1]
     out = []
-    for chain in chains(strengths, bool(groups)):
-        scores = run_chain(chain, judge.logits, judge.offsets, by_recording, groups, sigma)
+    for chain in chains(options.strengths, bool(groups)):
+        scores = run_chain(chain, judge.logits, judge.offsets, by_recording, groups, options.sigma)
         recording = site = _estimate(judge.pooled(scores), raw)
         if "prior" in chain.steps:
-            scores = run_chain(chain, judge.logits, judge.offsets, by_site, groups, sigma)
+            scores = run_chain(chain, judge.logits, judge.offsets, by_site, groups, options.sigma)
             site = _estimate(judge.pooled(scores), raw)
         out.append((str(chain), [recording, site, _estimate(judge.within_sites(scores), raw_within)]))
     return out
@@ -231,9 +232,7 @@ def study_unseen(
     judge: Judge,
     labels: WindowLabels,
     groups: Sequence[Groups],
-    strengths: Sequence[float],
-    sigma: float,
-    shrinkage: Shrinkage | None = None,
+    options: StudyOptions,
 ) -> list[tuple[str, list[Estimate]]]:
     """Judge strengths for known and unknown sites, with each site in turn the only one without labels.
 
@@ -246,18 +245,19 @@ def study_unseen(
     """
     sites = np.array(judge.matched.sites)
     names = np.unique(sites)
-    log_odds = {name: held_out_log_odds(labels, judge.matched, "recording", shrinkage, name) for name in names.tolist()}
+    log_odds = {
+        name: held_out_log_odds(labels, judge.matched, "recording", options.shrinkage, name) for name in names.tolist()
+    }
     raw = judge.pooled(judge.logits)[1]
     out = []
-    for known, unknown in [(s, share * s) for s in strengths for share in UNSEEN_SHARES]:
+    for known, unknown in [(s, share * s) for s in options.strengths for share in UNSEEN_SHARES]:
         estimates = []
         for order in (("prior",), DEFAULT_ORDER if groups else DEFAULT_ORDER[:2]):
             found = []
             for name, table in log_odds.items():
                 boost = np.where(sites == name, unknown, known)[:, None] * table
-                found.append(
-                    judge.pooled(run_chain(Chain(order, 1.0), judge.logits, judge.offsets, boost, groups, sigma))
-                )
+                scores = run_chain(Chain(order, 1.0), judge.logits, judge.offsets, boost, groups, options.sigma)
+                found.append(judge.pooled(scores))
             aucs, values = zip(*found, strict=True)
             estimates.append(_estimate((float(np.mean(aucs)), np.mean(values, axis=0)), raw))
         out.append((f"known={known:g},unknown={unknown:g}", estimates))

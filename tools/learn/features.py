@@ -1,15 +1,13 @@
-"""``bce-tools features``: block features of recordings through the engine, kept on disk.
+"""Block features of recordings through the engine, kept on disk.
 
 A cache holds one file per recording, named after the SHA-256 of the recording, in a folder named after what else the
-features depend on: backbone, preparation, shifts. So a recording is computed once, however often it is moved, and an
-interrupted run goes on where it stopped.
+features depend on: the bundle's identity, its backbone, the shifts. So a recording is computed once, however often it
+is moved, and an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import io
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,16 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bce.engine.audio.recordings import AUDIO_SUFFIXES
+from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError
-from bce.engine.files import sha256
-from bce.engine.geometry import parse_shifts
+from bce.engine.files import beside, sha256
+from bce.engine.geometry import ChunkGrid
 from bce.engine.network.bundle import Bundle
-from bce.engine.network.default import bundle_path
 from bce.engine.recording import Recording
 from bce.engine.run.engine import Engine, EngineOptions, usable_cpus
+from bce.tools.data.datasets import Clips
 
-CHUNK_S = 5
 DURATION = "delivered_s"
 
 
@@ -56,6 +53,7 @@ class FeatureTable:
         features: float32 [rows, width] by name of the block, "block_21".
         recording: the place of each row's recording in ``paths``, int64 [rows], rising.
         chunk: the place of each row's chunk in its recording, int64 [rows].
+        grid: the chunks.
         paths: the recordings, in the order given; one that could not be read has no rows.
         failed: why recordings could not be read, by path.
         computed: recordings that were not in the cache.
@@ -64,6 +62,7 @@ class FeatureTable:
     features: dict[str, NDArray[np.float32]]
     recording: NDArray[np.int64]
     chunk: NDArray[np.int64]
+    grid: ChunkGrid
     paths: tuple[Path, ...]
     failed: dict[Path, str]
     computed: int
@@ -84,15 +83,34 @@ class FeatureTable:
 
 
 def cache_key(bundle: Bundle, options: FeatureOptions) -> str:
-    """What features depend on besides the recording, as 16 hexadecimal digits. A bundle's head is not part of it."""
-    backbone = bundle.backbone(options.precision)
-    text = f"{sha256(backbone)} {bundle.manifest.preparation} {sorted(options.shifts_s)}"
+    """What features depend on besides the recording, as 16 hexadecimal digits. A bundle's head is not part of it.
+
+    Raises:
+        BundleError: the bundle does not have the precision.
+    """
+    backbone = bundle.manifest.files[bundle.backbone(options.precision).name]
+    text = f"{bundle.identity} {backbone} {sorted(options.shifts_s)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/bce/features``, by default in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bce" / "features"
+
+
+def find_audio(paths: Sequence[Path]) -> list[Path]:
+    """The given files and the recordings of the given folders, those of a folder sorted.
+
+    Raises:
+        OptionsError: a path does not exist, or a folder holds no recordings.
+    """
+    found: list[Path] = []
+    for path in paths:
+        there = sorted(audio_files(path))
+        if not there:
+            raise OptionsError("holds no recordings", path)
+        found += there
+    return found
 
 
 def read_features(
@@ -119,9 +137,10 @@ def read_features(
         OptionsError: the bundle gives no block features, or no recording can be read.
     """
     options = options or FeatureOptions()
-    blocks = list(bundle.manifest.blocks)
+    blocks = [output.name for output in bundle.manifest.outputs if output.kind == "block"]
     if not blocks:
         raise OptionsError("gives no block features: export it with --outputs blocks", bundle.path)
+    grid = bundle.manifest.grid
     folder = Path(default_cache() if cache is None else cache) / cache_key(bundle, options)
     folder.mkdir(parents=True, exist_ok=True)
     files = {path: folder / f"{sha256(path)}.npz" for path in dict.fromkeys(paths)}
@@ -137,7 +156,7 @@ def read_features(
     if not kept:
         path, reason = next(iter(failed.items()), (folder, "no recordings were given"))
         raise OptionsError(f"no recording could be read, first: {reason}", path)
-    rows = {path: max(1, round(float(kept[path][DURATION]) / CHUNK_S)) for path in kept}
+    rows = {path: max(1, round(float(kept[path][DURATION]) / grid.chunk_s)) for path in kept}
     order = [(place, path) for place, path in enumerate(paths) if path in kept]
     counts = [min(rows[path], len(kept[path][blocks[0]])) for _, path in order]
     return FeatureTable(
@@ -147,6 +166,7 @@ def read_features(
         },
         np.repeat(np.array([place for place, _ in order], dtype=np.int64), counts),
         np.concatenate([np.arange(count, dtype=np.int64) for count in counts]),
+        grid,
         tuple(paths),
         failed,
         len(missing) - len(failed),
@@ -159,7 +179,12 @@ def _computed(
     """Each recording with its features, or None and the reason."""
     if not paths:
         return
-    engine = Engine(bundle, EngineOptions(options.threads, options.shifts_s, options.precision, "chunk"))
+    engine = Engine(
+        bundle,
+        EngineOptions(
+            threads=options.threads, shifts_s=options.shifts_s, precision=options.precision, features="chunk"
+        ),
+    )
     recordings = [Recording(path, path.stem) for path in paths]
     with tqdm(total=len(paths), unit="recording", disable=True if quiet else None) as bar:
         for path, result in zip(paths, engine.run(recordings), strict=True):
@@ -175,11 +200,8 @@ def _computed(
 
 
 def _save(file: Path, arrays: Mapping[str, NDArray[np.floating]]) -> None:
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
-    partial.write_bytes(content.getvalue())
-    os.replace(partial, file)
+    with beside(file) as partial, open(partial, "wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[np.floating]] | None:
@@ -191,56 +213,10 @@ def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[np.floating]] 
         return None
 
 
-def audio_files(root: Path) -> tuple[Path, ...]:
-    """A recording, or all recordings in a folder, sorted.
-
-    Raises:
-        OptionsError: there is none.
-    """
-    found = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    found = [path for path in found if not path.name.startswith(".")]
-    if not found:
-        raise OptionsError("holds no recordings", root)
-    return tuple(found)
-
-
-def add_feature_options(parser: argparse.ArgumentParser) -> None:
-    """``--bundle``, ``--cache``, ``--threads`` and ``--quiet``, as every command on features has them."""
-    add = parser.add_argument
-    add("--bundle", type=Path, metavar="BUNDLE", help="(default: $BCE_BUNDLE, else the embedded one)")
-    add("--cache", type=Path, metavar="DIR", help="where features are kept (default: ~/.cache/bce/features)")
-    add("--threads", type=int, default=usable_cpus(), metavar="N", help="(default: %(default)s)")
-    add("--quiet", action="store_true", help="no progress")
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register ``bce-tools features``."""
-    parser = subparsers.add_parser(
-        "features",
-        help="compute block features of recordings into the cache",
-        description="Compute the block features of recordings through the engine and keep them, so that probe and "
-        "train need not. May be interrupted and goes on where it stopped.",
-    )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RECORDING_OR_FOLDER")
-    parser.add_argument("--shifts", default="1", metavar="S", help="mean over these, as in bce-infer (default: none)")
-    add_feature_options(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(arguments: argparse.Namespace) -> list[str]:
-    bundle = Bundle.load(bundle_path(arguments.bundle))
-    options = FeatureOptions(arguments.threads, parse_shifts(arguments.shifts))
-    for path in arguments.paths:
-        if not path.exists():
-            raise OptionsError("does not exist", path)
-    paths = [file for path in arguments.paths for file in audio_files(path)]
-    table = read_features(paths, bundle, arguments.cache, options, quiet=arguments.quiet)
-    cache = Path(default_cache() if arguments.cache is None else arguments.cache)
-    widths = ", ".join(f"{name} [{width}]" for name, width in table.widths.items())
-    return [
-        *([f"{bundle.manifest.name}: {bundle.manifest.notice}"] if bundle.manifest.notice else []),
-        f"{len(paths)} recordings, {len(table)} chunks: {widths}",
-        f"{table.computed} computed, {len(paths) - table.computed - len(table.failed)} from the cache",
-        *(f"{path}: {reason}" for path, reason in table.failed.items()),
-        f"in {cache / cache_key(bundle, options)}",
-    ]
+def clip_features(
+    clips: Clips, bundle: Bundle, cache: Path | None, options: FeatureOptions | None = None, *, quiet: bool = True
+) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    """One vector per clip and block, and the clips' classes; clips that cannot be read are left out."""
+    table = read_features(clips.paths, bundle, cache, options, quiet=quiet)
+    features, places = table.per_recording()
+    return features, [clips.labels[place] for place in places]

@@ -7,9 +7,9 @@ of each batch from labelled soundscapes), see ``docs/training.md``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,152 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bce.engine.errors import OptionsError
-from bce.export.heads.checkpoints import AttentionHead, Head, HeadConfig, ScalarMixHead, build_head
+from bce.export.heads.modules import AttentionHead, Head, ScalarMixHead, build_head
+from bce.tools.learn.examples import Examples, split
+from bce.tools.learn.options import TrainOptions
 from bce.tools.metrics import macro_auc
 
-GroupBy = Literal["recording", "site"]
 Log = Callable[[dict[str, Any]], None]
 FEWEST_STEPS = 20
 """Batches of an epoch; with few rows more than one look at each."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How heads are trained.
-
-    Attributes:
-        head: kind and sizes.
-        folds: parts that the recordings are split into; one head is trained without each.
-        group_by: what stays in one fold: a recording, or all soundscapes of a site.
-        epochs: at most; the learning rate falls as a cosine over all of them.
-        patience: epochs without a better macro AUC on the fold left out, after which training stops.
-        batch: rows.
-        soundscape_share: of each batch, where there are both clips and soundscapes.
-        balanced: draw focal clips so that each class is met equally often.
-        mixup: parameter of the Beta distribution of mixup; 0 for none.
-        learning_rate, weight_decay: of AdamW.
-        seed: of folds, weights and batches.
-        threads: of torch.
-    """
-
-    head: HeadConfig = field(default_factory=HeadConfig)
-    folds: int = 5
-    group_by: GroupBy = "recording"
-    epochs: int = 30
-    patience: int = 8
-    batch: int = 128
-    soundscape_share: float = 0.2
-    balanced: bool = True
-    mixup: float = 0.0
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    seed: int = 0
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name, low in (("folds", 2), ("epochs", 1), ("patience", 1), ("batch", 2), ("seed", 0), ("threads", 1)):
-            if getattr(self, name) < low:
-                raise OptionsError(f"{name} is {getattr(self, name)}, it must be at least {low}")
-        if not 0 <= self.soundscape_share <= 1:
-            raise OptionsError(f"soundscape share is {self.soundscape_share}, it must be 0 to 1")
-        if self.mixup < 0:
-            raise OptionsError(f"mixup is {self.mixup}, it must be 0 or more")
-        if self.group_by not in get_args(GroupBy):
-            raise OptionsError(f"folds by {self.group_by!r}: choose {' or '.join(get_args(GroupBy))}")
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Labelled rows to learn from, a chunk each.
-
-    Attributes:
-        features: float32 [rows, width] by block, in the order that the head takes them.
-        present: bool [rows, classes].
-        known: bool [rows, classes]: where ``present`` is to be believed.
-        recording: int64 [rows], any number that tells recordings apart.
-        site: of each row; "" where it is not known.
-        soundscape: bool [rows]: rows of soundscapes, labelled window by window; the others are of focal clips.
-    """
-
-    features: dict[str, NDArray[np.float32]]
-    present: NDArray[np.bool_]
-    known: NDArray[np.bool_]
-    recording: NDArray[np.int64]
-    site: NDArray[np.str_]
-    soundscape: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.present)
-
-    @property
-    def blocks(self) -> dict[str, int]:
-        return {name: x.shape[1] for name, x in self.features.items()}
-
-    @property
-    def judged(self) -> NDArray[np.bool_]:
-        """The rows that AUC is taken on: the soundscapes', or all where there are none."""
-        return self.soundscape if self.soundscape.any() else np.ones(len(self), bool)
-
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Examples:
-        return Examples(
-            {name: x[rows] for name, x in self.features.items()},
-            self.present[rows],
-            self.known[rows],
-            self.recording[rows],
-            self.site[rows],
-            self.soundscape[rows],
-        )
-
-    @staticmethod
-    def join(parts: Sequence[Examples]) -> Examples:
-        """All rows of some examples with the same blocks and classes; their recordings stay apart."""
-        above, recordings = 0, []
-        for part in parts:
-            recordings.append(part.recording + above)
-            above += int(part.recording.max(initial=-1)) + 1
-        return Examples(
-            {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
-            np.concatenate([part.present for part in parts]),
-            np.concatenate([part.known for part in parts]),
-            np.concatenate(recordings),
-            np.concatenate([part.site for part in parts]),
-            np.concatenate([part.soundscape for part in parts]),
-        )
-
-
-def split(examples: Examples, folds: int, by: GroupBy, seed: int) -> NDArray[np.int64]:
-    """The fold of each row, int64 [rows], each group in one fold.
-
-    Focal clips are dealt class by class, so that each fold has its share of each. Soundscapes are dealt at random, or
-    by site with the largest site first to the smallest fold.
-
-    Raises:
-        OptionsError: there are fewer recordings, or fewer sites, than folds.
-    """
-    rng = np.random.default_rng([seed, folds])
-    fold = np.zeros(len(examples), np.int64)
-    _, first, of = np.unique(examples.recording, return_index=True, return_inverse=True)
-    if len(first) < folds:
-        raise OptionsError(f"{len(first)} recordings cannot make {folds} folds")
-    order = rng.permutation(len(first))
-    main = examples.present[first].argmax(axis=1)
-    clips = [place for place in order if not examples.soundscape[first[place]]]
-    soundscapes = [place for place in order if examples.soundscape[first[place]]]
-    per_recording = np.zeros(len(first), np.int64)
-    per_recording[sorted(clips, key=lambda place: main[place])] = np.arange(len(clips)) % folds
-    per_recording[soundscapes] = np.arange(len(soundscapes)) % folds
-    fold = per_recording[of]
-    if by == "site" and examples.soundscape.any():
-        sites, count = np.unique(examples.site[examples.soundscape], return_counts=True)
-        if len(sites) < folds:
-            raise OptionsError(f"{len(sites)} sites cannot make {folds} folds")
-        size = np.zeros(folds, np.int64)
-        for place in np.argsort(-count, kind="stable"):
-            smallest = int(size.argmin())
-            size[smallest] += count[place]
-            fold[examples.soundscape & (examples.site == sites[place])] = smallest
-    return fold
 
 
 def tensors(examples: Examples) -> list[Tensor]:

@@ -54,16 +54,20 @@ def test_faults_of_the_project_are_not_hidden() -> None:
 
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     """As ``bce-... | head -1`` does: no traceback, neither at the write nor at the interpreter's end."""
-    code = (
+    many_lines = (
         "import sys; from bce.engine.commands.main import run_command\n"
         "sys.exit(run_command('bce-x', lambda: print('\\n'.join(map(str, range(100_000))))))"
     )
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(write)
-    assert done.returncode == 1
-    assert done.stderr == ""
+    the_help = "import sys; from bce.engine.commands.infer import main; sys.exit(main(['--help']))"
+    for code in (many_lines, the_help):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+        )
+        os.close(write)
+        assert done.returncode == 1
+        assert done.stderr == ""
 
 
 def test_shared_flags_read_alike() -> None:

@@ -12,8 +12,11 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import BUNDLE_VARIABLE, DEFAULT_BUNDLE, bundle_path
 from bce.tools.commands import tools as tools_cli
 from bce.tools.data.labels import read_labels
-from bce.tools.data.synth.dataset import SynthOptions, write_dataset
-from bce.tools.judge.evaluate import evaluate, match, read_table
+from bce.tools.data.synth.dataset import write_dataset
+from bce.tools.data.synth.options import SynthOptions
+from bce.tools.judge.evaluate import evaluate
+from bce.tools.judge.matching import match, read_table
+from bce.tools.judge.options import EvaluateOptions
 
 MOST_BYTES = 6_000_000
 UNSEEN = ("S09", "S10", "S11")
@@ -50,7 +53,7 @@ def test_it_hears_recordings_that_it_has_not_seen(
     def seen_auc(out: Path, *options: str) -> float:
         assert cli.main([str(sounds), "--out", str(out), "--threads", "1", "--shifts", "1", *options]) == 0
         assert "demo model" in capsys.readouterr().err
-        groups = evaluate(match(read_table(str(out)), labels), None, 10, UNSEEN).site_groups
+        groups = evaluate(match(read_table(str(out)), labels), None, EvaluateOptions(10, UNSEEN)).site_groups
         assert np.isfinite(groups["unseen"].auc)
         return groups["seen"].auc
 

@@ -25,7 +25,7 @@ from bce.engine.post.options import (
 )
 from bce.engine.post.postprocessor import Postprocessor
 from bce.engine.post.priors import Priors
-from bce.engine.post.steps import Groups, gaussian_weights, postprocess, smooth_taxonomy, smooth_time
+from bce.engine.post.steps import Groups, add_prior, gaussian_weights, postprocess, smooth_taxonomy, smooth_time
 from bce.engine.recording import Recording
 from bce.engine.results import Outcome, Part
 from bce.engine.taxonomy import Taxonomy
@@ -166,15 +166,12 @@ def test_ragged_batch_is_each_recording_alone(taxonomy: Taxonomy) -> None:
     logits = rng.normal(size=(18, 5))
     boost = (rng.normal(size=(4, 5)), rng.integers(0, 4, 18).astype(np.int32))
     groups = [Groups.of(taxonomy.groups("class"), 0.3)]
-    whole = postprocess(logits, offsets, PostprocessOptions(), boost, groups)
+    table, row = boost
+    whole = postprocess(add_prior(logits, table, row), offsets, PostprocessOptions(), groups)
     for first, end in pairwise(offsets):
-        own = postprocess(
-            logits[first:end],
-            np.array([0, end - first]),
-            PostprocessOptions(),
-            (boost[0], boost[1][first:end]),
-            groups,
-        )
+        alone = add_prior(logits[first:end], table, row[first:end])
+        np.testing.assert_array_equal(alone, logits[first:end] + table[row[first:end]])
+        own = postprocess(alone, np.array([0, end - first]), PostprocessOptions(), groups)
         np.testing.assert_array_equal(whole[first:end], own)
 
 

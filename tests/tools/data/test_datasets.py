@@ -9,9 +9,10 @@ import pytest
 
 from bce.engine.errors import OptionsError, TableError
 from bce.tools.data.datasets import read_clips, read_dataset, read_soundscapes
-from bce.tools.data.synth import dataset as synth
+from bce.tools.data.synth import recordings as synth
 from bce.tools.data.synth import scenes as synth_scenes
-from bce.tools.data.synth.dataset import SynthOptions, write_dataset
+from bce.tools.data.synth.dataset import write_dataset
+from bce.tools.data.synth.options import SynthOptions
 
 OPTIONS = SynthOptions(species=6, clips_per_species=2, train_soundscapes=4, test_soundscapes=4, duration_s=10, jobs=1)
 
@@ -63,7 +64,16 @@ def test_parts_that_are_not_there_are_none(tmp_path: Path) -> None:
 
 
 def test_class_folders_are_clips(tmp_path: Path) -> None:
-    for name in ("b/2.wav", "a/1.OGG", "a/notes.txt", "a/.hidden.wav", "loose.wav"):
+    for name in (
+        "b/2.wav",
+        "a/1.OGG",
+        "a/notes.txt",
+        "a/.hidden.wav",
+        "a/._1.OGG",
+        ".trash/3.wav",
+        "b/deeper/4.wav",
+        "loose.wav",
+    ):
         touch(tmp_path / name)
     clips = read_clips(tmp_path)
     assert clips.labels == ("a", "b")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -18,14 +17,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from bce.engine.audio.reader import expected_chunks
 from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import OptionsError
+from bce.engine.geometry import ChunkGrid
 from bce.engine.taxonomy import Taxonomy
-from bce.tools.data.synth import dataset as synth
+from bce.tools.commands.tools import main
+from bce.tools.data.synth import dataset as synth_dataset
+from bce.tools.data.synth import recordings as synth
 from bce.tools.data.synth import scenes as synth_scenes
 from bce.tools.data.synth import voices as synth_voices
-from bce.tools.data.synth.dataset import SynthOptions, write_dataset
+from bce.tools.data.synth.dataset import write_dataset
+from bce.tools.data.synth.options import MAX_SPECIES, SynthOptions
 from bce.tools.data.synth.vorbis import encode_vorbis
 
 SMALL = SynthOptions(species=8, clips_per_species=2, train_soundscapes=10, test_soundscapes=8, duration_s=10, jobs=1)
@@ -219,12 +221,12 @@ def test_chunks_are_those_of_the_engine() -> None:
         rng = np.random.default_rng(0)
         singers = synth_scenes.draw_focal_singers(world, 0, duration_s, rng)
         scene = synth_scenes.render(world, world.sites[0], 0, singers, duration_s, rng)
-        assert len(scene.present) == expected_chunks(duration_s)
+        assert len(scene.present) == ChunkGrid(5).chunks(duration_s)
 
 
 def test_bands_hold_the_songs() -> None:
     rng = np.random.default_rng(1)
-    for species in synth_voices.make_species(synth_voices.MAX_SPECIES):
+    for species in synth_voices.make_species(MAX_SPECIES):
         bout = synth_voices.sing(species.voice, synth_voices.draw_individual(rng), rng)
         power = np.square(np.abs(np.fft.rfft(bout)))
         frequency = np.fft.rfftfreq(len(bout), 1 / RATE)
@@ -334,7 +336,7 @@ def test_force_replaces_an_earlier_data_set(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_leaves_whole_files_and_true_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., bytes] = synth.encode_vorbis
+    real: Callable[..., bytes] = synth_dataset.encode_vorbis
     calls = 0
 
     def interrupted(samples: NDArray[np.float32]) -> bytes:
@@ -344,7 +346,7 @@ def test_an_interrupt_leaves_whole_files_and_true_tables(tmp_path: Path, monkeyp
             raise KeyboardInterrupt
         return real(samples)
 
-    monkeypatch.setattr(synth, "encode_vorbis", interrupted)
+    monkeypatch.setattr(synth_dataset, "encode_vorbis", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path, SynthOptions(species=4, test_soundscapes=9, duration_s=5, test_only=True, jobs=1))
     names = {path.name for path in (tmp_path / "test_soundscapes").iterdir()}
@@ -368,9 +370,6 @@ def test_options_out_of_range_are_named(change: dict[str, int], words: str) -> N
 
 
 def test_command(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    synth.add_parser(parser.add_subparsers())
     line = f"synth --out {tmp_path / 'd'} --species 4 --test-soundscapes 1 --duration 5 --test-only --jobs 1 --quiet"
-    arguments = parser.parse_args(line.split())
-    assert arguments.run(arguments) == 0
+    assert main(line.split()) == 0
     assert len(rows(tmp_path / "d" / "test_labels.csv")) == 1

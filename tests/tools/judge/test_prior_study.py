@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from bce.engine.errors import OptionsError
-from bce.engine.post.postprocess import Groups, PostprocessOptions, taxonomy_groups
+from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.priors import Priors, Shrinkage
+from bce.engine.post.steps import Groups, taxonomy_groups
 from bce.engine.tables.scores import ScoreTable, write_scores
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.commands.priors import parse_shrinkage
 from bce.tools.commands.tools import main
 from bce.tools.data.labels import WindowLabels, read_labels
-from bce.tools.judge.evaluate import Matched, match, read_table
+from bce.tools.judge.matching import Matched, match, read_table
+from bce.tools.judge.options import StudyOptions
 from bce.tools.judge.prior_study import (
     Chain,
     Judge,
@@ -121,12 +123,13 @@ def test_study_covers_what_it_says(labels: WindowLabels, matched: Matched) -> No
     assert judge.offsets.tolist() == list(range(0, 85, 12))
     assert (np.diff(judge.matched.start_s.reshape(7, 12), axis=1) == 5).all()
     groups = [Groups.of(np.array([0, 0, 1, 2], dtype=np.int32), 0.2)]
-    found = study(judge, labels, groups, [0.5], 1.0)
+    options = StudyOptions(strengths=(0.5,), sigma=1.0)
+    found = study(judge, labels, groups, options)
     assert found[0][0] == "raw"
     assert found[0][1][0].gain_low == found[0][1][0].gain_high == 0
     pooled, within = judge.pooled(judge.logits)[0], judge.within_sites(judge.logits)[0]
     assert [e.auc for e in found[0][1]] == [pooled, pooled, within]
-    unseen = study_unseen(judge, labels, groups, [0.5], 1.0)
+    unseen = study_unseen(judge, labels, groups, options)
     assert [name for name, _ in unseen] == ["known=0.5,unknown=0.5", "known=0.5,unknown=0.2", "known=0.5,unknown=0"]
 
 
@@ -161,6 +164,18 @@ def test_command_judges(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "| known=0.3,unknown=0.12 | 0." in text
 
 
+def test_excluded_groups_may_be_given_again_and_with_commas(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["priors", f"--evaluate={folder}/scores.csv", f"{folder}/labels.csv",
+               f"--taxonomy={folder}/taxonomy.csv", "--strengths=0.3", "--resamples=3"]  # fmt: skip
+    said = []
+    for exclude in (["--taxonomy-exclude=X,Y"], ["--taxonomy-exclude=X", "--taxonomy-exclude=Y"], []):
+        assert main([*command, *exclude]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+    assert main([*command, "--taxonomy-exclude=nobody"]) == 2
+    assert "cannot exclude 'nobody'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -171,6 +186,7 @@ def test_command_judges(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--evaluate=s.csv", "--sigma=-1"], "sigma is -1"),
         (["--evaluate=s.csv", "--shrinkage=hour=0"], "shrinkage hour=0 is not above 0"),
         (["--evaluate=s.csv", "--name-pattern=("], "is not a regular expression"),
+        (["--evaluate=s.csv", "--resamples=0"], "resamples is 0, it must be 1 to 100000"),
         (["--evaluate=s.csv"], "s.csv: is not there"),
     ],
 )

@@ -20,8 +20,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from bce.engine.errors import OptionsError
 from bce.engine.network.default import DEFAULT_BUNDLE
 from bce.tools.commands import tools as cli
-from bce.tools.data.synth.dataset import SynthOptions, write_dataset
-from bce.tools.judge.probe import ProbeOptions, advice, distances, probe, top1, vote
+from bce.tools.data.synth.dataset import write_dataset
+from bce.tools.data.synth.options import SynthOptions
+from bce.tools.judge.options import ProbeOptions
+from bce.tools.judge.probe import distances, probe, top1, vote
+from bce.tools.judge.probe_report import advice
 
 RNG = np.random.default_rng(11)
 
@@ -78,7 +81,7 @@ def test_the_block_that_knows_is_advised_and_noise_is_not() -> None:
     result = probe(features, labels, ProbeOptions(classes=5, clips=18))
     assert result.advised == ("block_23",)
     assert result.ranking("cosine")[0][0] == "block_23"
-    lines = advice(result, {"block_23": 0.7, "block_19": 0.3})
+    lines = advice(result, {"block_23": 0.7, "block_19": 0.3}, 26)
     assert "--blocks 23 " in lines[1]
     assert "export --blocks all" in lines[2]
     assert "block_23 0.70, block_19 0.30" in lines[3]

@@ -17,23 +17,15 @@ pytest.importorskip("onnx", reason="the network is written as ONNX")
 from bce.engine.errors import OptionsError  # noqa: E402
 from bce.engine.frontends.perch import LOWEST, log_mel_reference  # noqa: E402
 from bce.export.perch.backbone import pooled  # noqa: E402
-from bce.export.sources import read_source  # noqa: E402
+from bce.export.perch.sources import read_source  # noqa: E402
 from bce.tools.commands import tools as cli  # noqa: E402
 from bce.tools.data.datasets import read_dataset  # noqa: E402
-from bce.tools.data.synth.dataset import SynthOptions, write_dataset  # noqa: E402
-from bce.tools.learn.backbone_training import (  # noqa: E402
-    BackboneOptions,
-    Batch,
-    TrainingWindows,
-    Windows,
-    augment,
-    chunks_of,
-    draw,
-    masked_bce,
-    read_windows,
-    train_backbone,
-    write_source,
-)
+from bce.tools.data.synth.dataset import write_dataset  # noqa: E402
+from bce.tools.data.synth.options import SynthOptions  # noqa: E402
+from bce.tools.learn.augment import Batch, augment, draw  # noqa: E402
+from bce.tools.learn.backbone_training import masked_bce, train_backbone, write_source  # noqa: E402
+from bce.tools.learn.backbone_windows import TrainingWindows, Windows, chunks_of, read_windows  # noqa: E402
+from bce.tools.learn.options import BackboneOptions  # noqa: E402
 
 TINY = BackboneOptions(width=0.1, steps=28, batch=6, checks=1, threads=1, learning_rate=1e-2, mix=0.2)
 
@@ -70,9 +62,9 @@ def test_windows_of_a_data_set_carry_their_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose([of.sum() for of in read.balance], 1)
 
 
-def batch_of(log_mel: NDArray[np.float32], present: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> Batch:
+def batch_of(inputs: NDArray[np.float32], present: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> Batch:
     known = np.ones_like(present) if known is None else known
-    return Batch(torch.from_numpy(log_mel), torch.from_numpy(present), torch.from_numpy(known))
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(present), torch.from_numpy(known))
 
 
 def test_mixing_adds_power_and_joins_labels() -> None:
@@ -83,7 +75,7 @@ def test_mixing_adds_power_and_joins_labels() -> None:
     seen = set()
     for seed in range(20):
         mixed = augment(batch, options, np.random.default_rng(seed))
-        rise_db = (mixed.log_mel[:, 0, 0].numpy() + 0.6) * 200 / np.log(10)
+        rise_db = (mixed.inputs[:, 0, 0].numpy() + 0.6) * 200 / np.log(10)
         assert (rise_db > 10 * np.log10(1 + 10**-0.6) - 0.1).all()  # the other is at least 6 dB softer,
         assert (rise_db < 10 * np.log10(1 + 10**0.6) + 0.1).all()  # at most 6 dB louder
         seen.add(tuple(mixed.present[0].tolist()))
@@ -97,8 +89,8 @@ def test_gain_is_a_shift_of_the_log_mel_down_to_its_floor() -> None:
     out = augment(
         batch_of(noise, np.eye(6, dtype=bool)), replace(TINY, mix=0.0, gain_db=20.0), np.random.default_rng(2)
     )
-    assert float(out.log_mel.min()) >= LOWEST - 1e-6
-    shift = np.median(out.log_mel.numpy(), axis=(1, 2)) - np.median(noise, axis=(1, 2))
+    assert float(out.inputs.min()) >= LOWEST - 1e-6
+    shift = np.median(out.inputs.numpy(), axis=(1, 2)) - np.median(noise, axis=(1, 2))
     assert np.abs(shift).max() <= 20 * np.log(10) / 200 + 0.01
     assert np.unique(np.round(shift, 4)).size == 6
     np.testing.assert_array_equal(out.present, np.eye(6, dtype=bool))
@@ -111,7 +103,7 @@ def test_batches_take_as_much_from_each_source() -> None:
     sources = [source(9, -1), source(3, -0.5)]
     balance = [np.full(9, 1 / 9), np.array([1.0, 0.0, 0.0])]
     batch = draw(sources, balance, 8, np.random.default_rng(0))
-    assert batch.log_mel[:, 0, 0].tolist() == [-1] * 4 + [-0.5] * 4
+    assert batch.inputs[:, 0, 0].tolist() == [-1] * 4 + [-0.5] * 4
 
 
 def test_what_is_not_known_costs_nothing() -> None:
@@ -144,7 +136,7 @@ def test_it_learns_tones_and_is_written_as_it_is(tmp_path: Path) -> None:
     assert read.notice == "a notice"
     from bce.export.perch.backbone import build
 
-    x = torch.from_numpy(source.log_mel[:2].astype(np.float32))
+    x = torch.from_numpy(source.inputs[:2].astype(np.float32))
     with torch.no_grad():
         expected, found = (pooled(model.block_maps(x)[25]) for model in (backbone, build(read.weights)))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

@@ -10,12 +10,12 @@ import pytest
 import soundfile
 
 from bce.engine.errors import OptionsError
-from bce.engine.frontends.perch import log_mel_reference
+from bce.engine.frontends import perch
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import DEFAULT_BUNDLE
 from bce.engine.network.model import Model
 from bce.tools.commands import tools as cli
-from bce.tools.learn.features import FeatureOptions, cache_key, read_features
+from bce.tools.learn.features import FeatureOptions, cache_key, find_audio, read_features
 
 OPTIONS = FeatureOptions(threads=1)
 
@@ -42,13 +42,14 @@ def test_rows_are_the_backbone_on_each_chunk(bundle: Bundle, recordings: tuple[P
     table = read_features(recordings, bundle, tmp_path / "cache", OPTIONS)
     assert table.recording.tolist() == [0, 0, 1, 2]
     assert table.chunk.tolist() == [0, 1, 0, 0]
+    assert table.grid.chunk_s == 5
     windows = []
     for path, chunk in ((recordings[0], 0), (recordings[0], 1), (recordings[1], 0), (recordings[2], 0)):
         samples, _ = soundfile.read(path, dtype="float64")
         window = np.zeros(160_000)
         part = samples[160_000 * chunk : 160_000 * (chunk + 1)]
         window[: len(part)] = part
-        windows.append(log_mel_reference(window, bundle.manifest.preparation))
+        windows.append(perch.log_mel_reference(window, "none"))
     expected = Model(bundle).features(np.stack(windows).astype(np.float32))
     assert list(table.features) == list(bundle.manifest.blocks)
     for name, values in table.features.items():
@@ -89,7 +90,7 @@ def test_a_run_goes_on_where_it_stopped(bundle: Bundle, recordings: tuple[Path, 
 
 
 def test_what_features_depend_on_keeps_caches_apart(bundle: Bundle) -> None:
-    prepared = Bundle(bundle.path, replace(bundle.manifest, preparation="peak"))
+    prepared = Bundle(bundle.path, replace(bundle.manifest, frontend=perch.spec("peak")))
     keys = {
         cache_key(bundle, OPTIONS),
         cache_key(bundle, FeatureOptions(1, (-1.0, 0.0, 1.0))),
@@ -109,6 +110,25 @@ def test_a_recording_that_cannot_be_read_is_named_and_has_no_rows(
     assert table.recording.tolist() == [0, 0, 2]
     with pytest.raises(OptionsError, match="no recording could be read"):
         read_features((bad,), bundle, tmp_path / "cache", OPTIONS)
+
+
+def test_hidden_files_and_folders_are_passed_over(recordings: tuple[Path, ...]) -> None:
+    folder = recordings[0].parent
+    for name in ("._r0.wav", ".trash/r9.wav", "more/r3.WAV", "more/notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not looked at")
+    assert find_audio([folder, recordings[2]]) == [folder / "more" / "r3.WAV", *recordings, recordings[2]]
+    with pytest.raises(OptionsError, match="holds no recordings"):
+        find_audio([folder, _empty(folder)])
+    with pytest.raises(OptionsError, match="does not exist"):
+        find_audio([folder / "nowhere"])
+
+
+def _empty(folder: Path) -> Path:
+    """A folder with a hidden recording alone."""
+    (folder / "empty").mkdir()
+    (folder / "empty" / ".r.wav").write_bytes(b"")
+    return folder / "empty"
 
 
 def test_the_command_says_what_it_did(

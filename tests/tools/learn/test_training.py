@@ -15,13 +15,21 @@ pytest.importorskip("matplotlib", reason="its pictures need the extra bce[tools]
 
 from sklearn.metrics import roc_auc_score  # noqa: E402
 
-from bce.engine.errors import OptionsError  # noqa: E402
+from bce.engine.errors import OptionsError, TableError  # noqa: E402
+from bce.engine.network.bundle import Bundle  # noqa: E402
 from bce.engine.network.default import DEFAULT_BUNDLE  # noqa: E402
-from bce.export.heads.checkpoints import HeadConfig, load_checkpoint  # noqa: E402
+from bce.export.heads.checkpoints import load_checkpoint  # noqa: E402
+from bce.export.heads.modules import PRESETS, HeadConfig  # noqa: E402
 from bce.tools.commands import tools as cli  # noqa: E402
-from bce.tools.commands.train import TrainingSet, accuracy, disagreement, out_of_fold, report_lines  # noqa: E402
-from bce.tools.data.synth.dataset import SynthOptions, write_dataset  # noqa: E402
-from bce.tools.learn.training import Examples, Sampler, TrainOptions, block_weights, split, train_one  # noqa: E402
+from bce.tools.commands import train as command  # noqa: E402
+from bce.tools.data.synth.dataset import write_dataset  # noqa: E402
+from bce.tools.data.synth.options import SynthOptions  # noqa: E402
+from bce.tools.judge.head_report import accuracy, disagreement, report_lines  # noqa: E402
+from bce.tools.learn.examples import Examples, split  # noqa: E402
+from bce.tools.learn.folds import out_of_fold  # noqa: E402
+from bce.tools.learn.options import TrainOptions  # noqa: E402
+from bce.tools.learn.training import Sampler, block_weights, train_one  # noqa: E402
+from bce.tools.learn.training_set import TrainingSet, read_training_set  # noqa: E402
 
 SMALL = HeadConfig(d=16, ffn=16, heads=2)
 FAST = TrainOptions(head=SMALL, folds=3, epochs=25, batch=64, learning_rate=1e-2, threads=1)
@@ -177,7 +185,7 @@ def warned(examples: Examples) -> list[str]:
     low, high = disagreement(examples, oof, by_site)
     assert low <= high
     data = TrainingSet(examples, tuple("abcd"), (), {})
-    return report_lines(data, FAST, oof, by_site, [0.5], [{"block_a": 0.5, "block_b": 0.5}], None)
+    return report_lines(data, FAST, {"recording": oof, "site": by_site}, [0.5], [{"block_a": 0.5, "block_b": 0.5}])
 
 
 def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,3 +207,17 @@ def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, caps
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main(arguments) == 2  # the folder is not empty
     assert "--force" in capsys.readouterr().err
+
+
+def test_the_command_offers_every_preset() -> None:
+    assert tuple(PRESETS) == command.HEADS
+
+
+def test_labels_of_windows_that_the_network_does_not_hear_are_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "d", SynthOptions(species=4, clips_per_species=1, train_soundscapes=1, test_soundscapes=0,
+                                               duration_s=10, jobs=1))  # fmt: skip
+    table = tmp_path / "d" / "train_soundscapes_labels.csv"
+    header, first, *_ = table.read_text().splitlines()
+    table.write_text(f"{header}\n{first.replace('00:00:05', '00:00:03')}\n")
+    with pytest.raises(TableError, match="labels windows of 3 s, the network hears 5 s"):
+        read_training_set(tmp_path / "d", Bundle.load(DEFAULT_BUNDLE), tmp_path / "cache")

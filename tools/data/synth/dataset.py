@@ -1,4 +1,4 @@
-"""Labelled synthetic soundscapes in BirdCLEF layout: ``bce-tools synth``.
+"""Labelled synthetic soundscapes in BirdCLEF layout, written as files.
 
     taxonomy.csv                      the classes, in output order
     train.csv, train_audio/           focal clips, one folder per class
@@ -15,28 +15,21 @@ the smaller one.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import io
-import json
 import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bce.engine.errors import OptionsError
-from bce.engine.tables.score_files import row_id
+from bce.engine.files import beside, write_bytes, write_json
+from bce.engine.tables.schema import row_id
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.data.datasets import (
     TAXONOMY,
@@ -48,22 +41,10 @@ from bce.tools.data.datasets import (
     TRAIN_SOUNDSCAPES,
 )
 from bce.tools.data.labels import COLUMNS as LABEL_COLUMNS
-from bce.tools.data.synth.scenes import (
-    CHUNK_S,
-    SEEN_SITES,
-    UNSEEN_SITES,
-    Scene,
-    World,
-    draw_focal_singers,
-    draw_singers,
-    make_site,
-    make_world,
-    render,
-)
-from bce.tools.data.synth.voices import MAX_SPECIES, MIN_SPECIES
+from bce.tools.data.synth.options import CHUNK_S, SynthOptions
+from bce.tools.data.synth.recordings import FocalClip, Soundscape, Split, focal_clip, soundscape, world_of
+from bce.tools.data.synth.scenes import World
 from bce.tools.data.synth.vorbis import encode_vorbis
-
-Split = Literal["Train", "Test"]
 
 ABOUT = "synth.json"
 SAMPLE_SUBMISSION = "sample_submission.csv"
@@ -75,121 +56,6 @@ TRAIN_COLUMNS = (
 
 _MADE = (ABOUT, TAXONOMY, TRAIN, TRAIN_AUDIO, TRAIN_SOUNDSCAPES, TRAIN_LABELS, TEST_SOUNDSCAPES, TEST_LABELS,
          SAMPLE_SUBMISSION)  # fmt: skip
-_STREAM = {"Train": 101, "Test": 102, "focal": 103}  # apart from the world's own streams
-
-
-@dataclass(frozen=True)
-class SynthOptions:
-    """What to make.
-
-    Attributes:
-        seed: of the recordings; another seed gives other recordings of the same world.
-        world: seed of the species' voices, the sites and who sings where and when.
-        species: number of classes, 4..48.
-        clips_per_species: focal clips of each class, 0..999.
-        train_soundscapes, test_soundscapes: number of recordings, 0..99999; every fourth of the test is of an
-            unseen site.
-        duration_s: of each soundscape, a multiple of 5 s up to an hour.
-        test_only: make the test soundscapes and their tables alone.
-        jobs: processes; None takes the CPUs that this process may use.
-
-    Raises:
-        OptionsError: a value is out of range.
-    """
-
-    seed: int = 0
-    world: int = 0
-    species: int = 24
-    clips_per_species: int = 20
-    train_soundscapes: int = 96
-    test_soundscapes: int = 48
-    duration_s: int = 60
-    test_only: bool = False
-    jobs: int | None = None
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "seed": (0, 2**32 - 1),
-            "world": (0, 2**32 - 1),
-            "species": (MIN_SPECIES, MAX_SPECIES),
-            "clips_per_species": (0, 999),
-            "train_soundscapes": (0, 99_999),
-            "test_soundscapes": (0, 99_999),
-            "duration_s": (CHUNK_S, 3600),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise OptionsError(f"{name} is {getattr(self, name)}, it must be {low} to {high}")
-        if self.duration_s % CHUNK_S:
-            raise OptionsError(f"duration_s is {self.duration_s}, it must be a multiple of {CHUNK_S}")
-        if self.jobs is not None and self.jobs < 1:
-            raise OptionsError(f"jobs is {self.jobs}, it must be at least 1")
-
-
-@dataclass(frozen=True)
-class Soundscape:
-    """A soundscape: its file name and the labels of each chunk."""
-
-    filename: str
-    labels: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class FocalClip:
-    """A focal clip: its row of train.csv, and the labels heard behind its own."""
-
-    filename: str
-    species: int
-    secondary: tuple[str, ...]
-    latitude: float
-    longitude: float
-    rating: float
-
-
-_world = cache(make_world)
-
-
-def soundscape(options: SynthOptions, split: Split, index: int) -> tuple[Soundscape, Scene]:
-    """Make one soundscape, in memory.
-
-    Args:
-        index: its number in its split, from 0.
-    """
-    world = _world(options.world, options.species)
-    rng = np.random.default_rng([options.world, options.seed, _STREAM[split], index])
-    site = _site_of(split, index)
-    new_year = datetime(2024 if split == "Train" else 2025, 1, 1, tzinfo=UTC)
-    start = new_year + timedelta(seconds=int(rng.integers(365 * 86_400)))
-    singers = draw_singers(world, site, start.hour, options.duration_s, rng)
-    scene = render(world, world.sites[site], start.hour, singers, options.duration_s, rng)
-    name = f"BC0000_Syn{split}_{index + 1:04d}_{world.sites[site].name}_{start:%Y%m%d_%H%M%S}.ogg"
-    return Soundscape(name, tuple(_labels(world, row) for row in scene.present)), scene
-
-
-def focal_clip(options: SynthOptions, species: int, index: int) -> tuple[FocalClip, Scene]:
-    """Make one focal clip of a species (its place in the taxonomy), in memory: 5 to 30 s by a recordist somewhere."""
-    world = _world(options.world, options.species)
-    kind = world.species[species]
-    rng = np.random.default_rng([options.world, options.seed, _STREAM["focal"], kind.inat_taxon_id * 1000 + index])
-    site = make_site(rng, "", seen=True)
-    duration_s = round(min(CHUNK_S + rng.exponential(7), 30.0), 2)
-    singers = draw_focal_singers(world, species, duration_s, rng)
-    scene = render(world, site, int(rng.integers(24)), singers, duration_s, rng)
-    heard: NDArray[np.bool_] = np.any(scene.present, axis=0) & (np.arange(options.species) != species)
-    rating = float(np.clip(round(11 - singers[0].distance_m / 2) / 2, 0.5, 5))
-    filename = f"{kind.primary_label}/SYN{kind.inat_taxon_id}-{index + 1:03d}.ogg"
-    return FocalClip(filename, species, _labels(world, heard), site.latitude, site.longitude, rating), scene
-
-
-def _site_of(split: Split, index: int) -> int:
-    """Place of a recording's site: the seen ones in turn, but for every fourth test recording."""
-    if split == "Test" and index % 4 == 3:
-        return SEEN_SITES + index // 4 % UNSEEN_SITES
-    return (index - index // 4 if split == "Test" else index) % SEEN_SITES
-
-
-def _labels(world: World, present: NDArray[np.bool_]) -> tuple[str, ...]:
-    return tuple(world.labels[k] for k in np.flatnonzero(present))
 
 
 def write_dataset(
@@ -211,10 +77,10 @@ def write_dataset(
     options = options or SynthOptions()
     root = Path(out)
     _clear(root, force)
-    world = _world(options.world, options.species)
+    world = world_of(options.world, options.species)
     about = {key: value for key, value in asdict(options).items() if key != "jobs"}
     about["unseen_sites"] = [site.name for site in world.sites if not site.seen]
-    _write_text(root / ABOUT, json.dumps(about, indent=2) + "\n")
+    write_json(root / ABOUT, about)
     _write_taxonomy(root / TAXONOMY, world)
 
     tasks: list[tuple[Path, SynthOptions, Split | int, int]] = []
@@ -264,7 +130,7 @@ def _write_one(task: tuple[Path, SynthOptions, Split | int, int]) -> tuple[str, 
         made, scene = focal_clip(options, what, index)
     else:
         made, scene = soundscape(options, what, index)
-    _write(folder / made.filename, encode_vorbis(scene.samples))
+    write_bytes(folder / made.filename, encode_vorbis(scene.samples))
     return folder.name, made
 
 
@@ -331,59 +197,7 @@ def _train_row(world: World, clip: FocalClip) -> Sequence[object]:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write(path, text.encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register ``bce-tools synth``."""
-    defaults = SynthOptions()
-    parser = subparsers.add_parser(
-        "synth",
-        help="make labelled synthetic soundscapes in BirdCLEF layout",
-        description="Make a labelled data set of made-up species in BirdCLEF layout: focal clips, labelled "
-        "soundscapes, and test soundscapes with their answers. The same options give the same files.",
-    )
-    add: Callable[..., argparse.Action] = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="new folder")
-    add("--seed", type=int, default=defaults.seed, help="of the recordings (default: %(default)s)")
-    add("--world", type=int, default=defaults.world, help="seed of species, sites and habits (default: %(default)s)")
-    add("--species", type=int, default=defaults.species, metavar="N", help="4 to 48 classes (default: %(default)s)")
-    add("--clips-per-species", type=int, default=defaults.clips_per_species, metavar="N", help="(default: %(default)s)")
-    add("--train-soundscapes", type=int, default=defaults.train_soundscapes, metavar="N", help="(default: %(default)s)")
-    add("--test-soundscapes", type=int, default=defaults.test_soundscapes, metavar="N", help="(default: %(default)s)")
-    add("--duration", type=int, default=defaults.duration_s, metavar="S", help="of a soundscape (default: %(default)s)")
-    add("--test-only", action="store_true", help="make the test soundscapes alone")
-    add("--jobs", type=int, metavar="N", help="processes (default: the CPUs this process may use)")
-    add("--force", action="store_true", help="replace a synthetic data set that is there")
-    add("--quiet", action="store_true", help="no progress")
-    parser.set_defaults(run=_run_command)
-
-
-def _run_command(arguments: argparse.Namespace) -> int:
-    options = SynthOptions(
-        seed=arguments.seed,
-        world=arguments.world,
-        species=arguments.species,
-        clips_per_species=arguments.clips_per_species,
-        train_soundscapes=arguments.train_soundscapes,
-        test_soundscapes=arguments.test_soundscapes,
-        duration_s=arguments.duration,
-        test_only=arguments.test_only,
-        jobs=arguments.jobs,
-    )
-    write_dataset(arguments.out, options, force=arguments.force, quiet=arguments.quiet)
-    return 0
+    with beside(path) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

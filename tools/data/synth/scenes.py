@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
+from bce.tools.data.synth.options import CHUNK_S, SAMPLE_RATE
 from bce.tools.data.synth.voices import (
     LEVEL_FRAME,
-    SAMPLE_RATE,
     Individual,
     Species,
     Voice,
@@ -25,7 +25,6 @@ from bce.tools.data.synth.voices import (
     sing,
 )
 
-CHUNK_S = 5
 SEEN_SITES = 8
 UNSEEN_SITES = 3
 

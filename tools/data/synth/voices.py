@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import OptionsError
+from bce.tools.data.synth.options import MAX_SPECIES, MIN_SPECIES, SAMPLE_RATE
 
-SAMPLE_RATE = 32_000
 LEVEL_FRAME = 3_200
 """Samples of the frames over which a level is meant: 100 ms."""
-
-MIN_SPECIES, MAX_SPECIES = 4, 48
 
 Note = tuple[float, float, float]
 """A syllable's pitch inside the voice's band (0 low, 1 high): at its start, at its end, and its bow between them."""

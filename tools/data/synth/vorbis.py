@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-SAMPLE_RATE = 32_000
+from bce.tools.data.synth.options import SAMPLE_RATE
 
 
 def encode_vorbis(samples: NDArray[np.float32]) -> bytes:

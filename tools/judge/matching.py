@@ -1,0 +1,115 @@
+"""Scores and labels of the same windows, brought together."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.engine.errors import OptionsError, TableError
+from bce.engine.recording import Recording
+from bce.engine.tables.scores import ScoreTable, read_scores
+from bce.tools.data.labels import WindowLabels
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """The rows that scores and labels both have.
+
+    Attributes:
+        classes: class labels, in the scores' order.
+        scores: float64 [rows, classes].
+        present: bool [rows, classes].
+        recordings: the recording of each row.
+        start_s: start of each row's chunk, int64 [rows].
+        only_scores: rows of the scores without labels.
+        only_labels: labelled windows without scores.
+        unknown: labels that are no class of the scores.
+    """
+
+    classes: tuple[str, ...]
+    scores: NDArray[np.float64]
+    present: NDArray[np.bool_]
+    recordings: tuple[Recording, ...]
+    start_s: NDArray[np.int64]
+    only_scores: int
+    only_labels: int
+    unknown: tuple[str, ...]
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        return tuple(recording.stem for recording in self.recordings)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The site of each row; "?" where the name does not tell."""
+        return tuple(recording.site or "?" for recording in self.recordings)
+
+    def take(self, rows: NDArray[np.int64]) -> Matched:
+        """The same rows in another order."""
+        recordings = tuple(self.recordings[row] for row in rows)
+        return replace(
+            self,
+            scores=self.scores[rows],
+            present=self.present[rows],
+            recordings=recordings,
+            start_s=self.start_s[rows],
+        )
+
+
+def match(table: ScoreTable, labels: WindowLabels) -> Matched:
+    """Bring scores and labels together by row id, in the order of the scores.
+
+    Raises:
+        TableError: they have no row in common.
+    """
+    place = {name: i for i, name in enumerate(labels.row_ids)}
+    pairs = [(row, place[name]) for row, name in enumerate(table.row_ids) if name in place]
+    if not pairs:
+        raise TableError(f"has no row in common with {labels.path}, e.g. '{labels.row_ids[0]}'", table.path)
+    rows, windows = (list(column) for column in zip(*pairs, strict=True))
+    return Matched(
+        table.classes,
+        table.scores[rows],
+        labels.present(table.classes)[windows],
+        tuple(labels.recordings[w] for w in windows),
+        labels.start_s[windows],
+        len(table.row_ids) - len(rows),
+        len(labels.row_ids) - len(rows),
+        tuple(labels.unknown(table.classes)),
+    )
+
+
+def read_table(text: str) -> ScoreTable:
+    """A score table from ``.csv``, ``.parquet``, or ``FILE.npz:ARRAY`` with arrays ``row_ids`` and ``classes`` beside.
+
+    Raises:
+        TableError: it is not a table of scores, an id is there twice, or a score is NaN or infinite.
+    """
+    name, colon, array = text.rpartition(":")
+    if not (colon and name.lower().endswith(".npz")):
+        if text.lower().endswith(".npz"):
+            raise OptionsError("is a .npz file: name the array of scores too, as FILE.npz:ARRAY", text)
+        return read_scores(text)
+    path = Path(name)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            for needed in ("row_ids", "classes", array):
+                if needed not in content:
+                    raise TableError(f"has no array '{needed}', it has {', '.join(content.files)}", path)
+            ids, classes = tuple(content["row_ids"].tolist()), tuple(content["classes"].tolist())
+            scores = content[array].astype(np.float64)
+    except OSError as error:
+        raise TableError(f"cannot be read ({error.strerror or error})", path) from None
+    except (ValueError, EOFError, zipfile.BadZipFile, TypeError):
+        raise TableError("is not a .npz file of plain arrays", path) from None
+    if scores.shape != (len(ids), len(classes)):
+        raise TableError(f"array '{array}' has shape {scores.shape}, expected ({len(ids)}, {len(classes)})", path)
+    if len(set(ids)) != len(ids):
+        raise TableError("has a row id more than once", path)
+    if not np.isfinite(scores).all():
+        raise TableError(f"array '{array}' holds NaN or infinite values", path)
+    return ScoreTable(ids, classes, scores, path)

@@ -1,0 +1,104 @@
+"""How heads and backbones are trained. Nothing here loads torch: ``--help`` reads the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+from bce.engine.errors import OptionsError
+
+if TYPE_CHECKING:
+    from bce.export.heads.modules import HeadConfig
+
+GroupBy = Literal["recording", "site"]
+
+
+def _default_head() -> HeadConfig:
+    from bce.export.heads.modules import HeadConfig
+
+    return HeadConfig()
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How heads are trained.
+
+    Attributes:
+        head: kind and sizes.
+        folds: parts that the recordings are split into; one head is trained without each.
+        group_by: what stays in one fold: a recording, or all soundscapes of a site.
+        epochs: at most; the learning rate falls as a cosine over all of them.
+        patience: epochs without a better macro AUC on the fold left out, after which training stops.
+        batch: rows.
+        soundscape_share: of each batch, where there are both clips and soundscapes.
+        balanced: draw focal clips so that each class is met equally often.
+        mixup: parameter of the Beta distribution of mixup; 0 for none.
+        learning_rate, weight_decay: of AdamW.
+        seed: of folds, weights and batches.
+        threads: of torch.
+    """
+
+    head: HeadConfig = field(default_factory=_default_head)
+    folds: int = 5
+    group_by: GroupBy = "recording"
+    epochs: int = 30
+    patience: int = 8
+    batch: int = 128
+    soundscape_share: float = 0.2
+    balanced: bool = True
+    mixup: float = 0.0
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low in (("folds", 2), ("epochs", 1), ("patience", 1), ("batch", 2), ("seed", 0), ("threads", 1)):
+            if getattr(self, name) < low:
+                raise OptionsError(f"{name} is {getattr(self, name)}, it must be at least {low}")
+        if not 0 <= self.soundscape_share <= 1:
+            raise OptionsError(f"soundscape share is {self.soundscape_share}, it must be 0 to 1")
+        if self.mixup < 0:
+            raise OptionsError(f"mixup is {self.mixup}, it must be 0 or more")
+        if self.group_by not in get_args(GroupBy):
+            raise OptionsError(f"folds by {self.group_by!r}: choose {' or '.join(get_args(GroupBy))}")
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How to train.
+
+    Attributes:
+        width: of the network, see :func:`bce.export.perch.architecture.architecture`; Perch's own is 1.2.
+        steps: batches.
+        batch: windows in a batch, half of them from soundscapes where there are both.
+        learning_rate: the highest of a one-cycle schedule.
+        weight_decay: of AdamW.
+        mix: share of windows that another window is added to.
+        gain_db: windows are made louder or softer by up to this much.
+        held_out: every this many-th soundscape is kept for validation.
+        checks: how often the validation AUC is taken.
+        seed: of weights, batches and augmentation.
+        threads: of torch.
+    """
+
+    width: float = 0.25
+    steps: int = 640
+    batch: int = 32
+    learning_rate: float = 6e-3
+    weight_decay: float = 0.02
+    mix: float = 0.5
+    gain_db: float = 8.0
+    held_out: int = 10
+    checks: int = 8
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        from bce.export.perch.architecture import PERCH_WIDTH
+
+        if not 0 < self.width <= PERCH_WIDTH:
+            raise OptionsError(f"width is {self.width}, it must be above 0 and at most {PERCH_WIDTH}")
+        for name, low in (("steps", 1), ("batch", 2), ("held_out", 2), ("checks", 1), ("threads", 1)):
+            if getattr(self, name) < low:
+                raise OptionsError(f"{name} is {getattr(self, name)}, it must be at least {low}")
