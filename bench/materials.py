@@ -129,7 +129,8 @@ def _make_head(folder: Path) -> None:
     import torch
 
     from bce.export.commands.options import DEFAULT_BLOCKS
-    from bce.export.heads.checkpoints import HeadCheckpoint, HeadConfig, build_head, save_checkpoint
+    from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint
+    from bce.export.heads.modules import HeadConfig, build_head
     from bce.export.perch.architecture import architecture
 
     widths = {block.name: block.out_channels for block in architecture().blocks if block.index in DEFAULT_BLOCKS}

@@ -9,15 +9,12 @@ from typing import get_args
 
 from bce.engine.errors import OptionsError
 from bce.engine.frontends.perch import Preparation
+from bce.export.perch.architecture import BLOCKS, DEFAULT_BLOCKS, EMBEDDING, LABEL, LAST_BLOCK
 
-EMBEDDING, LABEL = "embedding", "label"
-"""Names of the backbone graph's outputs beside the blocks."""
+__all__ = ["BLOCKS", "DEFAULT_BLOCKS", "FP32", "INT8", "OUTPUTS", "PRECISIONS", "ExportOptions"]
+
 PERCH_HEAD = "perch"
-DEFAULT_BLOCKS = (21, 24, 25)
-"""The blocks that hear species best by a nearest-neighbour probe, and what Perch heads are trained on."""
-BLOCKS = "blocks"
 OUTPUTS = (BLOCKS, EMBEDDING, LABEL)
-LAST_BLOCK = 25
 FP32, INT8 = "fp32", "int8"
 PRECISIONS = (FP32, INT8)
 
@@ -32,7 +29,7 @@ class ExportOptions:
         perch_labels: ``labels.csv`` of the published model; needed with ``taxonomy`` for the output ``label``.
         taxonomy: the classes of the bundle as BirdCLEF's ``taxonomy.csv``; None for the source's or the heads' own.
         head: nothing, ``("perch",)``, or checkpoints of the folds of one trained head.
-        blocks: rising indices in 0..25; None for the trained head's, else 21, 24 and 25.
+        blocks: rising indices; None for the trained head's, else :data:`DEFAULT_BLOCKS`.
         outputs: any of "blocks", "embedding", "label". The head "perch" adds "label".
         preparation: of every window; None for the trained head's, else "none".
         priors: a table of site and hour to go into the bundle.

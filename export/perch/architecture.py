@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from functools import cache
 
 from bce.engine.errors import OptionsError
+from bce.engine.frontends.perch import SHAPE
 
 PERCH_WIDTH = 1.2
 """EfficientNet-B3's width factor, the one of the published file."""
 
-FRAMES, MELS = 500, 128
+FRAMES, MELS = SHAPE
 """The log-mel input of one window: 500 frames (time) by 128 bands (mel)."""
+
+BLOCKS, EMBEDDING, LABEL = "blocks", "embedding", "label"
+"""What a backbone graph may put out: features of blocks by their names, the embedding, the classifier's logits."""
+DEFAULT_BLOCKS = (21, 24, 25)
+"""The blocks that hear species best by a nearest-neighbour probe, and what Perch heads are trained on."""
+INT8_FIRST_BLOCKS = (8, 14, 19)
+"""Where int8 may begin, fastest first. Before block 8 a window's maps are large and their channels few: int8 saves no
+time there and makes most of the error."""
 
 PROTOTYPES_PER_CLASS = 4
 NORM_EPSILON = 1e-5
@@ -143,3 +152,7 @@ def architecture(width: float = PERCH_WIDTH) -> Architecture:
             )
             channels, size = out_channels, out_size
     return Architecture(width, stem_channels, stem_size, tuple(blocks), round_channels(_HEAD_CHANNELS * width))
+
+
+LAST_BLOCK = architecture().blocks[-1].index
+"""Blocks are 0 to this one, at every width."""

@@ -7,36 +7,23 @@ the last block that an output needs. :func:`export_backbone` checks all of this 
 
 from __future__ import annotations
 
-import io
-import logging
 import os
-import warnings
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from bce.engine.errors import ExportError
+from bce.engine.frontends.perch import INPUT
 from bce.export.classes import NO_SIGNAL, ClassMap
-from bce.export.commands.options import EMBEDDING, LABEL
-from bce.export.heads.checkpoints import FoldMean, HeadCheckpoint
-from bce.export.heads.tensorflow_heads import TensorFlowHead, mean_head
-from bce.export.perch.architecture import FRAMES, MELS
+from bce.export.perch.architecture import BLOCKS, EMBEDDING, FRAMES, LABEL, LAST_BLOCK, MELS, Architecture
 from bce.export.perch.backbone import ProtoClassifier, build, folded, pooled
 from bce.export.perch.weights import Prototypes, Weights
-
-OPSET = 18
-"""The newest operator set is not needed; 18 runs wherever ONNX Runtime is 1.14 or newer."""
-
-LOG_MEL, LOGITS = "log_mel", "logits"
+from bce.export.torch_graph import save, torch_to_onnx
 
 ALLOWED_IN_TRUNK = frozenset({"Conv", "Sigmoid", "Mul", "Add", "GlobalAveragePool", "Reshape", "Unsqueeze"})
 """All that the canonical graph is made of, up to the embedding. A Transpose, Pad or BatchNorm is a regression."""
@@ -103,7 +90,7 @@ def export_backbone(
     weights: Weights,
     path: str | os.PathLike[str],
     blocks: Sequence[int],
-    outputs: Sequence[str] = ("blocks",),
+    outputs: Sequence[str] = (BLOCKS,),
     class_map: ClassMap | None = None,
 ) -> tuple[str, ...]:
     """Write the backbone graph: log_mel float32 [batch, 500, 128] -> the outputs, by name.
@@ -122,7 +109,7 @@ def export_backbone(
         ExportError: the source has no classifier for ``label``, or the graph is not canonical.
     """
     module, names = definition(weights, blocks, outputs, class_map)
-    model = torch_to_onnx(module, torch.zeros(2, FRAMES, MELS), [LOG_MEL], names)
+    model = torch_to_onnx(module, torch.zeros(2, FRAMES, MELS), [INPUT], names)
     check_canonical(model, weights, module)
     save(model, path)
     return names
@@ -132,7 +119,7 @@ def definition(
     weights: Weights, blocks: Sequence[int], outputs: Sequence[str], class_map: ClassMap | None = None
 ) -> tuple[Outputs, tuple[str, ...]]:
     """What :func:`export_backbone` exports, as a torch module, with the names of its outputs."""
-    taps = tuple(blocks) if "blocks" in outputs else ()
+    taps = tuple(blocks) if BLOCKS in outputs else ()
     classifier: nn.Module | None = None
     if LABEL in outputs:
         if weights.prototypes is None:
@@ -144,109 +131,6 @@ def definition(
     names = [weights.architecture.blocks[index].name for index in taps]
     names += [name for name in (EMBEDDING, LABEL) if name in outputs]
     return Outputs(weights, taps, EMBEDDING in outputs, classifier).eval(), tuple(names)
-
-
-def export_head(folds: Sequence[HeadCheckpoint], path: str | os.PathLike[str]) -> None:
-    """Write the head graph: the block features by name, float32 [batch, width] -> ``logits`` [batch, classes].
-
-    Args:
-        folds: of one head, see :func:`bce.export.heads.checkpoints.agreeing_folds`; their logits are averaged.
-        path: where the ONNX file goes.
-    """
-    heads: list[Any] = [fold.head for fold in folds if isinstance(fold.head, TensorFlowHead)]
-    if heads:
-        Path(path).write_bytes(mean_head(heads).SerializeToString())
-        return
-    example = tuple(torch.zeros(2, width) for width in folds[0].blocks.values())
-    module = FoldMean([fold.head for fold in folds])
-    save(torch_to_onnx(module, example, list(folds[0].blocks), [LOGITS]), path)
-
-
-def torch_to_onnx(
-    module: nn.Module, example: Tensor | tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str]
-) -> ir.Model:
-    """Export a module with a dynamic first axis ("batch"), quietly, and without traces of the machine it ran on.
-
-    Args:
-        module: takes one argument: a tensor, or a tuple of tensors.
-        example: such an argument, with a batch of at least 2 (torch would fix 0 and 1).
-        input_names: a name for each tensor of the argument.
-        output_names: a name for each output.
-    """
-    batch = {0: torch.export.Dim("batch", min=1)}
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=list(input_names),
-            output_names=list(output_names),
-            dynamic_shapes=(batch if isinstance(example, Tensor) else tuple(batch for _ in example),),
-        )
-    assert program is not None
-    model = program.model
-    for node in model.graph:
-        _clear(node)
-        for value in node.outputs:
-            _clear(value)
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        _clear(value)
-    _clear(model)
-    _clear(model.graph)
-    MeanToPool()(model)
-    model.producer_name, model.producer_version = "bce", None
-    return model
-
-
-def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
-    """Write a graph as one file and check it with the ONNX checker, as it stands on disk.
-
-    Raises:
-        ExportError: the graph is not valid ONNX, or too large for one file.
-    """
-    try:
-        ir.save(model, path)
-        onnx.checker.check_model(os.fspath(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX ({str(error).splitlines()[0]})", path) from error
-
-
-class MeanToPool(ir.passes.InPlacePass):
-    """ReduceMean over the two map axes, kept as 1 x 1, becomes GlobalAveragePool."""
-
-    def requires(self, model: ir.Model) -> None:
-        opset = model.opset_imports.get("", 0)
-        if opset < 18:
-            raise ir.passes.PreconditionError(f"ReduceMean has its axes as an input from opset 18 on, this is {opset}")
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = [node for node in model.graph if node.op_type == "ReduceMean" and _is_map_mean(node)]
-        for node in nodes:
-            pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name)
-            mean = node.outputs[0]
-            pool.outputs[0].name, pool.outputs[0].shape, pool.outputs[0].type = mean.name, mean.shape, mean.type
-            ir.convenience.replace_nodes_and_values(model.graph, node, [node], [pool], [mean], [pool.outputs[0]])
-        RemoveUnusedNodesPass()(model)
-        return ir.passes.PassResult(model, modified=bool(nodes))
-
-    def ensures(self, model: ir.Model) -> None:
-        left = [node.name for node in model.graph if node.op_type == "ReduceMean" and _is_map_mean(node)]
-        if left:
-            raise ir.passes.PostconditionError(f"means that are no GlobalAveragePool: {left}")
-
-
-def _is_map_mean(node: ir.Node) -> bool:
-    """Whether a ReduceMean is over the last two of four axes, which it keeps."""
-    source = node.inputs[0]
-    axes = node.inputs[1] if len(node.inputs) > 1 else None
-    if source is None or source.shape is None or len(source.shape) != 4 or axes is None or axes.const_value is None:
-        return False
-    return sorted(int(axis) % 4 for axis in axes.const_value.numpy()) == [2, 3] and (
-        node.attributes.get_int("keepdims", 1) == 1
-    )
 
 
 def check_canonical(model: ir.Model, weights: Weights, module: Outputs) -> None:
@@ -287,23 +171,22 @@ def check_canonical(model: ir.Model, weights: Weights, module: Outputs) -> None:
         trunk.extend(node.predecessors())
 
 
-def _clear(thing: Any) -> None:
-    """Drop what torch notes about a part of the graph: source lines and paths of the machine."""
-    thing.metadata_props.clear()
-    thing.doc_string = None
+_POINTWISE = re.compile(r"blocks\.(\d+)\.(?:expand|project)\.conv\.weight$")
+_HEAD = re.compile(r"\bhead\.conv\.weight$")
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks (progress, missing torchvision, deprecations) from the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def pointwise_block(weight: str) -> int | None:
+    """The block that a pointwise convolution belongs to, by the name of its weights in the exported graph.
+
+    The convolution behind the last block counts as one block more; a gate's small ones and all others are None.
+    """
+    if found := _POINTWISE.search(weight):
+        return int(found[1])
+    return LAST_BLOCK + 1 if _HEAD.search(weight) else None
+
+
+def output_widths(architecture: Architecture, outputs: Sequence[str], classes: int) -> dict[str, int]:
+    """The width of each output of a backbone graph by name, in the given order; ``classes`` is that of the label."""
+    known = {block.name: block.out_channels for block in architecture.blocks}
+    known |= {EMBEDDING: architecture.head_channels, LABEL: classes}
+    return {name: known[name] for name in outputs}

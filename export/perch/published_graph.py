@@ -1,15 +1,15 @@
-"""Perch v2's published graph, node by node, for weights that are not the published ones.
+"""Perch v2's published graph, node by node, for weights of any kind: trained here, or a stand-in's.
 
 The structure is that of ``perch_v2_no_dft.onnx`` and ``perch_v2.onnx``: framing as a convolution with an identity
 kernel, NHWC with Transposes around every convolution, a bias in the convolution and BatchNorm apart behind it, means
-as sums, the ProtoPNet classifier over all positions, scoped tensor names. It is what a reader of published files
-is tried on, and its frontend is written apart from the engine's so that one can be checked against the other.
+as sums, the ProtoPNet classifier over all positions, scoped tensor names. So a backbone that was trained here leaves as
+a file that ``bce-export`` reads like Perch's own. The graph's frontend is written apart from the engine's so that one
+can be checked against the other.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
+from bce.engine.files import beside
 from bce.export.perch.architecture import FRAMES, MELS, PROTOTYPES_PER_CLASS, Block
 from bce.export.perch.backbone import COSINE_EPSILON
 from bce.export.perch.weights import BlockWeights, ConvNorm, Prototypes, SqueezeExcite, Weights
@@ -116,12 +117,8 @@ def write_onnx(
         outputs["label"] = (weights.prototypes.classes,)
     model = graph.finish({"inputs": (WINDOW_SAMPLES,)}, outputs)
     helper.set_model_props(model, {key: text for key, text in (("notice", notice), ("licence", licence)) if text})
-    part = Path(f"{os.fspath(path)}.part")
-    try:
-        onnx.save(model, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with beside(path) as partial:
+        onnx.save(model, partial)
 
 
 class _Graph:

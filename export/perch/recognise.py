@@ -25,7 +25,8 @@ from bce.export.perch.architecture import (
 )
 from bce.export.perch.backbone import COSINE_EPSILON
 from bce.export.perch.weights import BlockWeights, ConvNorm, Prototypes, SqueezeExcite, Weights, check
-from bce.export.readers.terms import GRID, Affine, Binary, Conv, Func, LogMel, Pairs, Reduce, Term, same_function
+from bce.export.readers.functions import GRID, same_function
+from bce.export.readers.terms import Affine, Binary, Conv, Func, Input, Pairs, Reduce, Term
 
 _SPACE = frozenset("tm")
 _T = TypeVar("_T", bound=Term)
@@ -54,7 +55,7 @@ class _FoundBlock:
     output: Term
 
 
-def recognise(log_mel: LogMel, outputs: Iterable[Term]) -> Recognised:
+def recognise(log_mel: Input, outputs: Iterable[Term]) -> Recognised:
     """Find Perch's network between the log-mel and the outputs of a source.
 
     Raises:

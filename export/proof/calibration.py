@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from bce.engine.audio.reader import AudioReader
 from bce.engine.errors import OptionsError, ParityError
-from bce.engine.frontends.perch import Frontend, Preparation
-from bce.engine.geometry import plan_windows
-from bce.export.commands.options import LABEL
+from bce.engine.frontends.base import Frontend
+from bce.engine.geometry import ChunkGrid, WindowSpec, plan_windows
+from bce.engine.network.sessions import open_session
+from bce.export.heads.base import LOGITS
 from bce.export.proof.check_audio import recordings_in
-from bce.export.proof.comparison import relative_l2
-from bce.export.proof.quantize import quantize_backbone
-
-FIRST_BLOCKS = (8, 14, 19)
-"""Where int8 may begin, fastest first. Before block 8 a window's maps are large and their channels few: int8 saves no
-time there and makes most of the error."""
+from bce.export.proof.gates import relative_l2
+from bce.export.proof.quantize import BlockOf, quantize_backbone
+from bce.export.proof.running import run_each
 
 RELATIVE_L2_LIMIT = 0.1
 """Of each output against fp32. A published dynamic int8 form of Perch v2 has a cosine of 0.9927, about 0.12, and then
@@ -38,6 +35,19 @@ MOST_RECORDINGS = 48
 
 Arrays = dict[str, NDArray[np.float32]]
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How a family's network may become int8.
+
+    Attributes:
+        first_blocks: where int8 may begin, fastest first.
+        block_of: see :data:`bce.export.proof.quantize.BlockOf`.
+    """
+
+    first_blocks: tuple[int, ...]
+    block_of: BlockOf
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,9 @@ class Quality:
 def quantize_within_limits(
     backbone: Path,
     out: Path,
-    log_mels: NDArray[np.float32],
+    inputs: NDArray[np.float32],
+    int8: Int8,
+    scores: str | None = None,
     head: Path | None = None,
     say: Say = lambda line: None,
 ) -> Quality:
@@ -87,17 +99,20 @@ def quantize_within_limits(
     Args:
         backbone: the fp32 graph.
         out: where the int8 graph goes.
-        log_mels: float32 [windows, 500, 128], see :func:`calibration_windows`.
+        inputs: float32 [windows, *shape of one], see :func:`calibration_inputs`.
+        int8: what may become int8.
+        scores: the backbone's output that is the scores; None without one.
         head: a trained head, whose logits are then the scores.
         say: takes a line for each form tried.
 
     Raises:
         ParityError: no form keeps it; nothing was written.
     """
-    expected = _outputs(backbone, head, log_mels)
-    for first_block in FIRST_BLOCKS:
-        products = quantize_backbone(backbone, out, first_block)
-        quality = compare(_outputs(out, head, log_mels), expected, first_block, products)
+    scores = scores if head is None else LOGITS
+    expected = _outputs(backbone, head, inputs)
+    for first_block in int8.first_blocks:
+        products = quantize_backbone(backbone, out, first_block, int8.block_of)
+        quality = compare(_outputs(out, head, inputs), expected, first_block, products, scores)
         say(f"{quality}{'' if quality.passed else ': too far from fp32'}")
         if quality.passed:
             return quality
@@ -114,9 +129,9 @@ def compare(
     expected: Mapping[str, NDArray[np.float32]],
     first_block: int,
     products: int,
+    scores: str | None,
 ) -> Quality:
-    """int8 outputs beside fp32 ones, both by name, [windows, width]."""
-    scores = next((name for name in ("logits", LABEL) if name in expected), None)
+    """int8 outputs beside fp32 ones, both by name, [windows, width]; ``scores`` names those whose order counts."""
     return Quality(
         first_block,
         products,
@@ -140,51 +155,53 @@ def rank_correlation(found: NDArray[np.floating], expected: NDArray[np.floating]
     return float(np.divide((one * other).sum(axis=0), scale, out=np.zeros_like(scale), where=scale > 0).mean())
 
 
-def calibration_windows(paths: Sequence[str | os.PathLike[str]], preparation: Preparation) -> NDArray[np.float32]:
-    """log-mel windows float32 [windows, 500, 128] of recordings, decoded and prepared as the engine does it.
+def calibration_inputs(
+    paths: Sequence[str | os.PathLike[str]], window: WindowSpec, frontend: Frontend
+) -> NDArray[np.float32]:
+    """Network inputs float32 [windows, *shape of one] of recordings, decoded and prepared as the engine does it.
 
     At most 48 recordings, spread evenly over those found, and about 96 windows, spread evenly over their audio blocks.
 
     Raises:
-        AudioError: a path is missing or a recording cannot be read.
-        OptionsError: there are fewer than 8 windows.
+        AudioError: a folder holds no recordings, or a recording cannot be read.
+        OptionsError: a path is missing, or there are fewer than 8 windows.
     """
-    files = [file for path in paths for file in recordings_in(Path(path))]
+    files = [file for path in paths for file in recordings_in(path)]
     spread = np.unique(np.linspace(0, len(files) - 1, min(len(files), MOST_RECORDINGS)).round().astype(int))
     each = max(1, MOST_WINDOWS // len(spread)) if len(spread) else 0
-    windows = [window for place in spread for window in _windows(files[place], each, preparation)]
-    if len(windows) < FEWEST_WINDOWS:
-        raise OptionsError(f"--calibrate: {len(windows)} windows of 5 s, at least {FEWEST_WINDOWS} are needed")
-    return np.stack(windows)
+    inputs = [one for place in spread for one in _inputs(files[place], each, window, frontend)]
+    if len(inputs) < FEWEST_WINDOWS:
+        raise OptionsError(
+            f"--calibrate: {len(inputs)} windows of {window.window_s:g} s, at least {FEWEST_WINDOWS} are needed"
+        )
+    return np.stack(inputs)
 
 
-def _windows(path: Path, most: int, preparation: Preparation) -> Iterator[NDArray[np.float32]]:
-    with AudioReader(path) as reader:
+def _inputs(path: Path, most: int, window: WindowSpec, frontend: Frontend) -> Iterator[NDArray[np.float32]]:
+    grid = ChunkGrid(window.window_s)
+    with AudioReader(path, window.sample_rate, grid) as reader:
         for block in reader:
-            starts = plan_windows(block.first_chunk, block.chunks, (0.0,), block.total_samples).starts
+            starts = plan_windows(window, grid, block.first_chunk, block.chunks, (0.0,), block.total_samples).starts
             chosen = np.unique(np.linspace(0, len(starts) - 1, min(len(starts), most)).round().astype(int))
-            frontend = Frontend(block.samples, preparation, block.start_sample)
+            opened = frontend.open(block.samples, block.start_sample)
             for start in starts[chosen]:
-                yield frontend.window(int(start))
+                out = np.empty(frontend.shape, np.float32)
+                opened.window(int(start), out)
+                yield out
             most -= len(chosen)
             if most <= 0:
                 return
 
 
-def _outputs(backbone: Path, head: Path | None, log_mels: NDArray[np.float32]) -> Arrays:
+def _outputs(backbone: Path, head: Path | None, inputs: NDArray[np.float32]) -> Arrays:
     """Every output of a backbone one window at a time, and the logits of a trained head."""
-    session = _session(backbone)
+    session = open_session(backbone)
     names = [output.name for output in session.get_outputs()]
-    rows = [session.run(names, {"log_mel": window[None]}) for window in log_mels]
+    (entry,) = (node.name for node in session.get_inputs())
+    rows = run_each(lambda one: session.run(names, {entry: one[None]}), inputs)
     arrays = {name: np.concatenate([row[place] for row in rows]) for place, name in enumerate(names)}
     if head is not None:
-        trained = _session(head)
+        trained = open_session(head)
         features = {node.name: arrays[node.name] for node in trained.get_inputs()}
-        arrays["logits"] = trained.run(["logits"], features)[0]
+        arrays[LOGITS] = trained.run([LOGITS], features)[0]
     return arrays
-
-
-def _session(path: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])

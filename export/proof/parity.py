@@ -1,15 +1,14 @@
-"""The proof: a bundle's numbers beside those of the file that it was made from.
+"""The proof (a parity test): a bundle's numbers beside those of the file that it was made from.
 
-Three gates stand apart, so that a miss says where it comes from: the log-mel, the backbone on the source's own
-log-mel, and both together. Names and shapes are checked first, at the batch sizes that are compared.
+Three gates stand apart, so that a miss says where it comes from: the network's input, the backbone on the source's own
+input, and both together. Names and shapes are checked first, at the batch sizes that are compared. The bundle runs in
+the engine's own sessions.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +17,43 @@ import torch
 from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError
-from bce.engine.frontends.perch import Frontend, Preparation, log_mel_reference
+from bce.engine.frontends.base import FrontendSpec, make_frontend
+from bce.engine.geometry import WindowSpec
+from bce.engine.network.manifest import Input
+from bce.engine.network.sessions import open_session
 from bce.export.classes import NO_SIGNAL, ClassMap
-from bce.export.commands.options import EMBEDDING, LABEL
-from bce.export.heads.checkpoints import HeadCheckpoint
-from bce.export.perch.architecture import FRAMES, MELS
-from bce.export.perch.backbone import Backbone, ProtoClassifier, build, pooled
-from bce.export.perch.graph import LOG_MEL, LOGITS
-from bce.export.perch.weights import Weights
-from bce.export.proof.check_audio import CheckInput, prepared
-from bce.export.proof.comparison import (
-    DEFAULT_LIMITS,
-    HEAD_RELATIVE_L2,
-    ROUNDING_RATIO,
-    ROUNDING_RELATIVE_L2,
-    ROUNDING_RELATIVE_L2_EXTREMES,
-    SPECTROGRAM,
-    SPECTROGRAM_ROUNDING_MAX_ABS,
-    Array,
-    Comparison,
-    Limits,
-    ParityReport,
-    compared,
-    relative_l2,
-)
+from bce.export.heads.base import LOGITS
+from bce.export.heads.checkpoints import Fold
+from bce.export.proof.check_audio import CheckInput
+from bce.export.proof.comparison import DEFAULT_LIMITS, Comparison, ParityReport
+from bce.export.proof.gates import BACKBONE, END_TO_END, HEAD, SPECTROGRAM, Array, Limits
+from bce.export.proof.running import inputs_of, run_each
 from bce.export.sources import Reference
+from bce.export.torch_graph import one_thread
 
 BATCHES = (5, 1)
-CLASSES_AT_ONCE = 512
 SINGLE_WINDOWS = 3
 """So many windows of each kind, natural and extreme, are run one at a time as well."""
 
-LONG_SUM_RELATIVE_L2 = 1e-4
-"""A mean over a map of the first blocks adds up to 15,687 numbers in float32. On digital silence they are all equal, so
-that all roundings go one way: such a mean may be this far from the exact one, however near the source happens to be."""
+Floats = NDArray[np.float32]
+Arrays = dict[str, Floats]
 
-Arrays = dict[str, NDArray[np.float32]]
+
+@dataclass(frozen=True)
+class Definition:
+    """What a family's numbers are, apart from the engine and from the graphs.
+
+    Attributes:
+        plain: the frontend without any preparation of the samples, which every source has.
+        prepared: windows float32 [n, samples] -> what a source is fed for the bundle's frontend.
+        inputs: windows float32 [n, samples] -> the exact inputs of ``plain``, float64.
+        outputs: the network's inputs [n, *shape of one] -> every output of the backbone by name, float64.
+    """
+
+    plain: FrontendSpec
+    prepared: Callable[[Floats], Floats]
+    inputs: Callable[[Floats], Array]
+    outputs: Callable[[Array], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,34 @@ class Candidate:
 
     Attributes:
         backbone: the backbone graph.
-        weights: what the backbone was made from.
-        outputs: the backbone's outputs in order.
-        preparation: of the windows.
-        class_map: how ``label`` was cut; None for all classes.
-        classes: how many logits there are; 0 without any.
+        window: rate and length of the windows.
+        input: of the backbone graph.
+        frontend: of the bundle.
+        widths: width of each of the backbone's outputs by name, in order.
+        definition: what its numbers are.
+        logits: the output that has been cut to classes; empty where there is none.
+        class_map: how it was cut; None for all classes.
+        classes: how many classes there are; 0 without any.
         head: the head graph with its folds; None without one.
         folds: what ``head`` was made from.
     """
 
     backbone: Path
-    weights: Weights
-    outputs: tuple[str, ...]
-    preparation: Preparation
+    window: WindowSpec
+    input: Input
+    frontend: FrontendSpec
+    widths: Mapping[str, int]
+    definition: Definition
+    logits: str = ""
     class_map: ClassMap | None = None
     classes: int = 0
     head: Path | None = None
-    folds: tuple[HeadCheckpoint, ...] = ()
+    folds: tuple[Fold, ...] = ()
+
+    def columns(self, output: str) -> slice | NDArray[np.bool_]:
+        """The columns of an output to compare: constants agree by themselves and would make the rest look better."""
+        cut = output == self.logits and self.class_map is not None
+        return ~self.class_map.silent if cut and self.class_map is not None else slice(None)
 
 
 def prove(
@@ -92,101 +103,25 @@ def prove(
 
     Args:
         candidate: what was exported.
-        reference: the source, giving every block and output of the candidate; None when it cannot run.
+        reference: the source, giving every output of the candidate; None when it cannot run.
         inputs: see :func:`bce.export.proof.check_audio.check_inputs`.
         source: what the report calls the source.
         limits: what the gates allow.
 
     Raises:
-        ExportError: a graph does not load, or has other names or shapes than it should.
+        BundleError: a graph does not load.
+        ExportError: a graph has other names or shapes than it should.
     """
-    backbone = _session(candidate.backbone)
-    structure = list(_check_structure(backbone, candidate))
-    head = None if candidate.head is None else _session(candidate.head)
-    if head is not None:
-        structure += _check_head(head, candidate)
-    exact = _Exact(candidate)
-    comparisons: list[Comparison] = []
-    for batch in BATCHES:
-        chosen = list(inputs) if batch > 1 else list(_singles(inputs))
-        for item, arrays in _run(candidate, backbone, reference, chosen, batch):
-            comparisons += _compare(candidate, exact, item, batch, arrays, limits)
-            if head is not None:
-                comparisons.append(_compare_head(candidate, head, item, batch, arrays["found"]))
-    numbers = reference is not None
-    return ParityReport(source, candidate.preparation, numbers, tuple(structure), tuple(comparisons), limits)
-
-
-def _session(path: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    # a second copy of every large matrix, laid out for speed, is not worth its memory for a few windows
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    try:
-        return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        raise ExportError(f"cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}", path) from error
-
-
-def _widths(candidate: Candidate) -> dict[str, int]:
-    """The width of each output of the backbone, in order."""
-    known = {block.name: block.out_channels for block in candidate.weights.architecture.blocks}
-    known |= {EMBEDDING: candidate.weights.architecture.head_channels, LABEL: candidate.classes}
-    return {name: known[name] for name in candidate.outputs}
-
-
-def _check_structure(session: ort.InferenceSession, candidate: Candidate) -> Iterator[str]:
-    """Names, order, shapes and finite numbers, at every batch size, without any source."""
-    widths = _widths(candidate)
-    _expect("input", [(i.name, i.shape[1:]) for i in session.get_inputs()], [(LOG_MEL, [FRAMES, MELS])], candidate)
-    _expect(
-        "outputs",
-        [(o.name, o.shape[1:]) for o in session.get_outputs()],
-        [(n, [w]) for n, w in widths.items()],
-        candidate,
-    )
-    listed = ", ".join(f"{name} [batch, {width}]" for name, width in widths.items())
-    yield f"backbone: {LOG_MEL} [batch, {FRAMES}, {MELS}] -> {listed}"
-    rng = np.random.default_rng(0)
-    for batch in BATCHES:
-        log_mel = rng.uniform(-1.15, 0.3, (batch, FRAMES, MELS)).astype(np.float32)
-        arrays = dict(zip(widths, session.run(None, {LOG_MEL: log_mel}), strict=True))
-        _expect(
-            f"shapes at batch {batch}",
-            [a.shape for a in arrays.values()],
-            [(batch, w) for w in widths.values()],
-            candidate,
-        )
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise ExportError(f"output {name} holds NaN or infinity at batch {batch}", candidate.backbone)
-        if LABEL in arrays and candidate.class_map is not None:
-            silent = arrays[LABEL][:, candidate.class_map.silent]
-            if not (silent == NO_SIGNAL).all():
-                raise ExportError(f"classes without signal are not the constant {NO_SIGNAL:g}", candidate.backbone)
-    yield f"batches of {' and '.join(map(str, BATCHES))}: shapes as they should be, all numbers finite"
-
-
-def _check_head(session: ort.InferenceSession, candidate: Candidate) -> Iterator[str]:
-    blocks = candidate.folds[0].blocks
-    _expect(
-        "head inputs",
-        [(i.name, i.shape[1:]) for i in session.get_inputs()],
-        [(n, [w]) for n, w in blocks.items()],
-        candidate,
-    )
-    _expect(
-        "head outputs",
-        [(o.name, o.shape[1:]) for o in session.get_outputs()],
-        [(LOGITS, [candidate.classes])],
-        candidate,
-    )
-    yield f"head: {', '.join(blocks)} -> {LOGITS} [batch, {candidate.classes}], the mean of {len(candidate.folds)}"
-
-
-def _expect(what: str, found: object, expected: object, candidate: Candidate) -> None:
-    if found != expected:
-        raise ExportError(f"{what}: expected {expected}, found {found}", candidate.backbone)
+    proof = _Proof(candidate, reference, limits)
+    structure = tuple(proof.structure())
+    comparisons = [
+        comparison
+        for batch in BATCHES
+        for item, arrays in proof.runs(list(inputs) if batch > 1 else list(_singles(inputs)), batch)
+        for comparison in proof.compare(item, batch, arrays)
+    ]
+    frontend = {"kind": candidate.frontend.kind, **candidate.frontend.settings}
+    return ParityReport(source, frontend, reference is not None, structure, tuple(comparisons), limits)
 
 
 def _singles(inputs: Iterable[CheckInput]) -> Iterator[CheckInput]:
@@ -198,161 +133,168 @@ def _singles(inputs: Iterable[CheckInput]) -> Iterator[CheckInput]:
             yield CheckInput(item.name, item.natural, item.waveforms[:take])
 
 
-def _run(
-    candidate: Candidate,
-    backbone: ort.InferenceSession,
-    reference: Reference | None,
-    inputs: Sequence[CheckInput],
-    batch: int,
-) -> Iterator[tuple[CheckInput, dict[str, Arrays]]]:
-    """Run everything in batches that reach across the inputs, and give each input its part.
+@dataclass
+class _Runs:
+    """What was computed for some windows.
 
-    The arrays of an input: "found" (bundle end to end), and with a source "expected", "raw" (both log-mels of the
-    unprepared samples) and "fed" (the backbone on the source's log-mel).
+    Attributes:
+        found: the bundle's outputs, end to end.
+        expected: the source's outputs under the bundle's names, with its label mapped to the bundle's classes.
+        fed: the backbone's outputs on the source's own inputs.
+        inputs: of the network: "source" is the source's for the samples as the bundle prepares them, "raw" the source's
+            for the samples as they are, and "plain" the engine's for those.
     """
-    rows: dict[str, list[Arrays]] = {"found": [], "expected": [], "fed": [], "raw": []}
-    waveforms = np.concatenate([item.waveforms for item in inputs])
-    for start in range(0, len(waveforms), batch):
-        samples = waveforms[start : start + batch]
-        rows["found"].append(_backbone(candidate, backbone, _log_mel(samples, candidate.preparation)))
-        if reference is None:
-            continue
-        expected = _expected(candidate, reference(prepared(samples, candidate.preparation)))
-        rows["fed"].append(_backbone(candidate, backbone, expected[SPECTROGRAM]))
-        rows["expected"].append(expected)
-        raw = expected if candidate.preparation == "none" else reference(samples)
-        rows["raw"].append({"found": _log_mel(samples, "none"), "expected": raw[SPECTROGRAM]})
-    whole = {kind: _stacked(parts) for kind, parts in rows.items() if parts}
-    start = 0
-    for item in inputs:
-        part = slice(start, start + len(item.waveforms))
-        start = part.stop
-        yield item, {kind: {name: array[part] for name, array in arrays.items()} for kind, arrays in whole.items()}
+
+    found: Arrays
+    expected: Arrays = field(default_factory=dict)
+    fed: Arrays = field(default_factory=dict)
+    inputs: Arrays = field(default_factory=dict)
+
+    def part(self, which: slice) -> _Runs:
+        kinds = (self.found, self.expected, self.fed, self.inputs)
+        return _Runs(*({name: array[which] for name, array in arrays.items()} for arrays in kinds))
 
 
-def _stacked(parts: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+class _Proof:
+    def __init__(self, candidate: Candidate, reference: Reference | None, limits: Limits) -> None:
+        self.candidate = candidate
+        self.reference = reference
+        self.limits = limits
+        self.backbone = open_session(candidate.backbone)
+        self.head = None if candidate.head is None else open_session(candidate.head)
+        self.frontend = make_frontend(candidate.frontend, candidate.window)
+        self.plain = make_frontend(candidate.definition.plain, candidate.window)
+        self.exact: dict[tuple[str, int], Mapping[str, Array]] = {}
+
+    # --- structure ---------------------------------------------------------------------------------------------
+
+    def structure(self) -> Iterator[str]:
+        """Names, order, shapes and finite numbers, at every batch size, without any source; a line for each check."""
+        candidate, entry, widths = self.candidate, self.candidate.input, self.candidate.widths
+        self.expect("input", _shapes(self.backbone.get_inputs()), [(entry.name, list(entry.shape))])
+        self.expect("outputs", _shapes(self.backbone.get_outputs()), [(name, [w]) for name, w in widths.items()])
+        listed = ", ".join(f"{name} [batch, {width}]" for name, width in widths.items())
+        yield f"backbone: {entry.name} [batch, {', '.join(map(str, entry.shape))}] -> {listed}"
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, (max(BATCHES), candidate.window.samples))
+        inputs = inputs_of(self.frontend, noise.astype(np.float32))
+        for batch in BATCHES:
+            arrays = self.run(inputs[:batch])
+            self.expect(
+                f"shapes at batch {batch}", [a.shape for a in arrays.values()], [(batch, w) for w in widths.values()]
+            )
+            self.check_values(arrays, batch)
+        yield f"batches of {' and '.join(map(str, BATCHES))}: shapes as they should be, all numbers finite"
+        if self.head is not None:
+            blocks = candidate.folds[0].blocks
+            self.expect("head inputs", _shapes(self.head.get_inputs()), [(n, [w]) for n, w in blocks.items()])
+            self.expect("head outputs", _shapes(self.head.get_outputs()), [(LOGITS, [candidate.classes])])
+            folds = len(candidate.folds)
+            yield f"head: {', '.join(blocks)} -> {LOGITS} [batch, {candidate.classes}], the mean of {folds}"
+
+    def check_values(self, arrays: Arrays, batch: int) -> None:
+        candidate = self.candidate
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ExportError(f"output {name} holds NaN or infinity at batch {batch}", candidate.backbone)
+            if (
+                name == candidate.logits
+                and candidate.class_map is not None
+                and not (array[:, candidate.class_map.silent] == NO_SIGNAL).all()
+            ):
+                raise ExportError(f"classes without signal are not the constant {NO_SIGNAL:g}", candidate.backbone)
+
+    def expect(self, what: str, found: object, expected: object) -> None:
+        if found != expected:
+            raise ExportError(f"{what}: expected {expected}, found {found}", self.candidate.backbone)
+
+    # --- running -----------------------------------------------------------------------------------------------
+
+    def runs(self, inputs: Sequence[CheckInput], batch: int) -> Iterator[tuple[CheckInput, _Runs]]:
+        """Run everything in batches that reach across the inputs, and give each input its part."""
+        if not inputs:
+            return
+        waveforms = np.concatenate([item.waveforms for item in inputs])
+        whole = _Runs(self.in_batches(inputs_of(self.frontend, waveforms), batch))
+        if self.reference is not None:
+            prepared = self.candidate.definition.prepared(waveforms)
+            given = [self.reference(prepared[i : i + batch]) for i in range(0, len(prepared), batch)]
+            source = {name: np.concatenate([part[name] for part in given]) for name in given[0]}
+            raw = source[SPECTROGRAM]
+            if prepared is not waveforms:
+                parts = [self.reference(waveforms[i : i + batch]) for i in range(0, len(waveforms), batch)]
+                raw = np.concatenate([part[SPECTROGRAM] for part in parts])
+            whole.expected = self.mapped(source)
+            whole.fed = self.in_batches(source[SPECTROGRAM], batch)
+            whole.inputs = {"source": source[SPECTROGRAM], "raw": raw, "plain": inputs_of(self.plain, waveforms)}
+        start = 0
+        for item in inputs:
+            part = slice(start, start + len(item.waveforms))
+            start = part.stop
+            yield item, whole.part(part)
+
+    def run(self, inputs: Floats) -> Arrays:
+        names = list(self.candidate.widths)
+        return dict(zip(names, self.backbone.run(names, {self.candidate.input.name: inputs}), strict=True))
+
+    def in_batches(self, inputs: Floats, batch: int) -> Arrays:
+        parts = run_each(self.run, [inputs[start : start + batch] for start in range(0, len(inputs), batch)])
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.candidate.widths}
+
+    def mapped(self, arrays: Mapping[str, Floats]) -> Arrays:
+        expected = {name: arrays[name] for name in self.candidate.widths}
+        if self.candidate.logits in expected and self.candidate.class_map is not None:
+            expected[self.candidate.logits] = self.candidate.class_map.apply(expected[self.candidate.logits])
+        return expected
+
+    # --- comparing ---------------------------------------------------------------------------------------------
+
+    def compare(self, item: CheckInput, batch: int, runs: _Runs) -> Iterator[Comparison]:
+        if self.reference is not None:
+            yield from self.compare_source(item, batch, runs)
+        if self.head is not None:
+            yield self.compare_head(self.head, item, batch, runs.found)
+
+    def compare_source(self, item: CheckInput, batch: int, runs: _Runs) -> Iterator[Comparison]:
+        gate = self.limits.gate(SPECTROGRAM, item.natural)
+        verdict = gate.judge(
+            runs.inputs["plain"], runs.inputs["raw"], lambda: self.candidate.definition.inputs(item.waveforms)
+        )
+        yield Comparison.of(SPECTROGRAM, SPECTROGRAM, "source", item, batch, verdict)
+        backbone, end_to_end = (self.limits.gate(measure, item.natural) for measure in (BACKBONE, END_TO_END))
+        for name in self.candidate.widths:
+            columns = self.candidate.columns(name)
+            fed, found, expected = (arrays[name][:, columns] for arrays in (runs.fed, runs.found, runs.expected))
+
+            def truth(name: str = name, columns: slice | NDArray[np.bool_] = columns) -> Array:
+                return self.truth(item, runs.inputs["source"])[name][:, columns]
+
+            yield Comparison.of(BACKBONE, name, "source", item, batch, backbone.judge(fed, expected, truth))
+            yield Comparison.of(END_TO_END, name, "source", item, batch, end_to_end.judge(found, expected))
+
+    def truth(self, item: CheckInput, inputs: Array) -> Mapping[str, Array]:
+        """The exact outputs for the source's inputs, computed once for an item whatever the batch."""
+        key = (item.name, len(inputs))
+        if key not in self.exact:
+            self.exact[key] = self.candidate.definition.outputs(inputs)
+        return self.exact[key]
+
+    def compare_head(self, head: ort.InferenceSession, item: CheckInput, batch: int, features: Arrays) -> Comparison:
+        """head.onnx against the mean of the folds where they were trained, on the bundle's own features."""
+        folds = self.candidate.folds
+        given = {name: features[name] for name in folds[0].blocks}
+
+        def run(start: int) -> Floats:
+            return head.run([LOGITS], {name: array[start : start + batch] for name, array in given.items()})[0]
+
+        found = np.concatenate(run_each(run, range(0, len(item.waveforms), batch)))
+        with one_thread(), torch.no_grad():
+            tensors = [torch.from_numpy(array) for array in given.values()]
+            logits = np.stack([fold.head(tensors).numpy() for fold in folds])
+        against = "tensorflow" if folds[0].head.kind == "tensorflow" else "torch"
+        verdict = self.limits.gate(HEAD, item.natural).judge(found, logits.mean(axis=0, dtype=np.float64))
+        return Comparison.of(HEAD, LOGITS, against, item, batch, verdict)
 
 
-def _log_mel(samples: NDArray[np.float32], preparation: Preparation) -> NDArray[np.float32]:
-    """The engine's log-mel of windows [n, 160000]."""
-    return np.stack([Frontend(window, preparation).window(0) for window in samples])
-
-
-def _backbone(candidate: Candidate, session: ort.InferenceSession, log_mel: NDArray[np.float32]) -> Arrays:
-    return dict(zip(candidate.outputs, session.run(list(candidate.outputs), {LOG_MEL: log_mel}), strict=True))
-
-
-def _expected(candidate: Candidate, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
-    """The source's outputs under the bundle's names, with its label mapped to the bundle's classes."""
-    expected = {name: arrays[name] for name in (SPECTROGRAM, *candidate.outputs)}
-    if LABEL in expected and candidate.class_map is not None:
-        expected[LABEL] = candidate.class_map.apply(expected[LABEL])
-    return expected
-
-
-def _compare(
-    candidate: Candidate, exact: _Exact, item: CheckInput, batch: int, arrays: dict[str, Arrays], limits: Limits
-) -> Iterator[Comparison]:
-    if "expected" not in arrays:
-        return
-    raw = arrays["raw"]
-    limit = limits.spectrogram_max_abs if item.natural else None
-    if limit is not None and np.abs(raw["found"] - raw["expected"]).max() > limit:
-        truth: Array = np.stack([log_mel_reference(window, "none") for window in item.waveforms])
-        if np.abs(raw["found"] - truth).max() <= limit:
-            limit = SPECTROGRAM_ROUNDING_MAX_ABS
-    yield compared(SPECTROGRAM, SPECTROGRAM, "source", item, batch, raw["found"], raw["expected"], limit)
-    for name in candidate.outputs:
-        columns: slice | NDArray[np.bool_] = slice(None)
-        if name == LABEL and candidate.class_map is not None:
-            # constants agree by themselves and would make the rest look better than it is
-            columns = ~candidate.class_map.silent
-        fed, found, expected = (arrays[kind][name][:, columns] for kind in ("fed", "found", "expected"))
-        limit = limits.backbone_relative_l2
-        if limit is not None and relative_l2(fed, expected) > limit:
-            truth = exact(item.name, arrays["expected"][SPECTROGRAM])[name][:, columns]
-            allowed = ROUNDING_RATIO * relative_l2(expected, truth)
-            if not item.natural:
-                allowed = max(allowed, LONG_SUM_RELATIVE_L2)
-            if relative_l2(fed, truth) <= allowed:
-                limit = max(limit, ROUNDING_RELATIVE_L2 if item.natural else ROUNDING_RELATIVE_L2_EXTREMES)
-        yield compared("backbone", name, "source", item, batch, fed, expected, limit)
-        limit = limits.end_to_end_relative_l2 if item.natural else None
-        yield compared("end_to_end", name, "source", item, batch, found, expected, limit)
-
-
-class _Exact:
-    """The torch definition in float64, BatchNorm apart, built when it is first asked for."""
-
-    def __init__(self, candidate: Candidate) -> None:
-        self._candidate = candidate
-        self._backbone: Backbone | None = None
-        self._known: dict[tuple[str, int], dict[str, Array]] = {}
-
-    def __call__(self, name: str, log_mel: Array) -> dict[str, Array]:
-        """Every output for the log-mels [n, 500, 128] of the input of a name, float64."""
-        key = (name, len(log_mel))
-        if key not in self._known:
-            with one_thread(), torch.no_grad():
-                self._known[key] = self._run(log_mel)
-        return self._known[key]
-
-    def _run(self, log_mel: Array) -> dict[str, Array]:
-        weights, outputs = self._candidate.weights, self._candidate.outputs
-        if self._backbone is None:
-            self._backbone = build(weights).double()
-        maps = self._backbone.block_maps(torch.from_numpy(log_mel).double())
-        arrays = {
-            block.name: pooled(maps[block.index]).numpy()
-            for block in weights.architecture.blocks
-            if block.name in outputs
-        }
-        if EMBEDDING in outputs or LABEL in outputs:
-            spatial = self._backbone.head(maps[-1])
-            arrays[EMBEDDING] = pooled(spatial).numpy()
-            if LABEL in outputs:
-                arrays[LABEL] = self._label(spatial)
-        return arrays
-
-    def _label(self, spatial: torch.Tensor) -> Array:
-        """Some classes at a time: all prototypes in float64 are most of a gigabyte."""
-        prototypes, class_map = self._candidate.weights.prototypes, self._candidate.class_map
-        assert prototypes is not None
-        needed = np.arange(prototypes.classes) if class_map is None else class_map.needed
-        logits: Array = np.zeros((len(spatial), prototypes.classes))
-        for start in range(0, len(needed), CLASSES_AT_ONCE):
-            part = needed[start : start + CLASSES_AT_ONCE]
-            logits[:, part] = ProtoClassifier(prototypes.sliced(part)).double()(spatial).numpy()
-        return logits if class_map is None else class_map.apply(logits)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: its threads wait for each other by spinning, which on a busy machine takes minutes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _compare_head(
-    candidate: Candidate, session: ort.InferenceSession, item: CheckInput, batch: int, features: Arrays
-) -> Comparison:
-    """head.onnx against the mean of the folds where they were trained, on the bundle's own features."""
-    names = list(candidate.folds[0].blocks)
-    found = np.concatenate(
-        [
-            session.run([LOGITS], {name: features[name][start : start + batch] for name in names})[0]
-            for start in range(0, len(item.waveforms), batch)
-        ]
-    )
-    with one_thread(), torch.no_grad():
-        tensors = [torch.from_numpy(features[name]) for name in names]
-        logits = np.stack([fold.head(tensors).numpy() for fold in candidate.folds])
-    against = "tensorflow" if candidate.folds[0].config.kind == "tensorflow" else "torch"
-    return compared(
-        "head", LOGITS, against, item, batch, found, logits.mean(axis=0, dtype=np.float64), HEAD_RELATIVE_L2
-    )
+def _shapes(nodes: Sequence[ort.NodeArg]) -> list[tuple[str, list[int]]]:
+    """Names and shapes without the batch."""
+    return [(node.name, node.shape[1:]) for node in nodes]

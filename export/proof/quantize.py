@@ -11,9 +11,8 @@ and need no recordings to set them.
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -21,29 +20,35 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from bce.engine.errors import ExportError
+from bce.engine.files import write_bytes
 
 LARGEST_WEIGHT = 64
 """Weights are -64..64. CPUs without VNNI add two products of 8 bits in 16: 255 x 64 x 2 is the most that fits, with
 larger weights they would give other numbers than the machine that proved the bundle."""
 
-_POINTWISE = re.compile(r"blocks\.(\d+)\.(?:expand|project)\.conv\.weight$")
-_HEAD = re.compile(r"\bhead\.conv\.weight$")
 _NCHW, _NHWC = "nchw", "nhwc"
 _TO = {_NHWC: [0, 2, 3, 1], _NCHW: [0, 3, 1, 2]}
 _CONTRIB = "com.microsoft"
 
+BlockOf = Callable[[str], int | None]
+"""The block that a pointwise convolution belongs to, by the name of its weights; None where it is to stay as it is."""
 
-def quantize_backbone(source: str | os.PathLike[str], out: str | os.PathLike[str], first_block: int) -> int:
+
+def quantize_backbone(
+    source: str | os.PathLike[str], out: str | os.PathLike[str], first_block: int, block_of: BlockOf
+) -> int:
     """Write the int8 form of a canonical backbone: same inputs and outputs, the same dynamic batch.
 
     Windows of one call share their activations' ranges: a window's numbers are its own at batch 1, as the engine runs
     it.
 
     Args:
-        source: a backbone from :func:`bce.export.perch.graph.export_backbone`.
+        source: a backbone with batches as in ``docs/bundle.md``, channels first, such as
+            :func:`bce.export.perch.graph.export_backbone` writes it.
         out: where the int8 graph goes.
-        first_block: the first block, 0..25, whose pointwise convolutions become int8. The convolution behind the last
-            block and the classifier are always included where they are there.
+        first_block: the first block whose pointwise convolutions become int8. The classifier, a product with constant
+            weights, is always included where it is there.
+        block_of: tells the pointwise convolutions of the family's network.
 
     Returns:
         How many convolutions and products became int8.
@@ -52,10 +57,10 @@ def quantize_backbone(source: str | os.PathLike[str], out: str | os.PathLike[str
         ExportError: there is nothing to make int8.
     """
     model = onnx.load(os.fspath(source))
-    graph = _Rewritten(model, first_block)
+    graph = _Rewritten(model, first_block, block_of)
     if not graph.quantized:
         raise ExportError(f"has no pointwise convolution from block {first_block} on, and no classifier", source)
-    Path(out).write_bytes(graph.model().SerializeToString())
+    write_bytes(out, graph.model().SerializeToString())
     return graph.quantized
 
 
@@ -74,9 +79,10 @@ class _Rewritten:
     them is written once, and ONNX Runtime joins it with the reordering that its convolutions need anyway.
     """
 
-    def __init__(self, model: onnx.ModelProto, first_block: int) -> None:
+    def __init__(self, model: onnx.ModelProto, first_block: int, block_of: BlockOf) -> None:
         self._source = model
         self._first_block = first_block
+        self._block_of = block_of
         self._arrays = {tensor.name: tensor for tensor in model.graph.initializer}
         self._users: dict[str, list[NodeProto]] = defaultdict(list)
         for node in model.graph.node:
@@ -118,8 +124,8 @@ class _Rewritten:
     def _is_pointwise(self, node: NodeProto) -> bool:
         if node.op_type != "Conv":
             return False
-        found = _POINTWISE.search(node.input[1])
-        return int(found[1]) >= self._first_block if found else bool(_HEAD.search(node.input[1]))
+        block = self._block_of(node.input[1])
+        return block is not None and block >= self._first_block
 
     def _is_classifier(self, node: NodeProto) -> bool:
         return node.op_type == "MatMul" and node.input[1] in self._arrays

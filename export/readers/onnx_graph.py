@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bce.engine.errors import ExportError
+from bce.engine.network.sessions import open_reference
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -122,7 +122,7 @@ class OnnxGraph:
             return dict.fromkeys(node.output)
         return dict(zip(node.output, outputs, strict=True))
 
-    def session(self, outputs: Sequence[str]) -> ort.InferenceSession:
+    def session(self, outputs: Sequence[str]) -> Any:
         """ONNX Runtime on the CPU for what leads from the graph's inputs to some values, which become its outputs."""
         nodes = self.leading_to(outputs)
         used = {name for node in nodes for name in node.input}.union(outputs)
@@ -132,21 +132,15 @@ class OnnxGraph:
         model.graph.node.extend(nodes)
         model.graph.input.extend(self.inputs)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # a reference runs a few windows once: less memory is worth more than speed
-        options.enable_cpu_mem_arena = False
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        large: dict[str, ort.OrtValue] = {}
+        large: dict[str, NDArray[Any]] = {}
         for name in used.intersection(self.initializers):
             tensor = self.initializers[name]
             if tensor.ByteSize() < _LARGE:
                 model.graph.initializer.append(tensor)
             else:
                 # handed over as it lies in memory: serialised it would be there three times more
-                large[name] = ort.OrtValue.ortvalue_from_numpy(numpy_helper.to_array(tensor))
+                large[name] = numpy_helper.to_array(tensor)
                 outside = model.graph.initializer.add(name=name, dims=tensor.dims, data_type=tensor.data_type)
                 outside.data_location = onnx.TensorProto.EXTERNAL
                 outside.external_data.add(key="location", value="memory")
-        options.add_external_initializers(list(large), list(large.values()))
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_reference(model.SerializeToString(), large)

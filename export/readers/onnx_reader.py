@@ -1,14 +1,13 @@
-"""A Perch v2 ONNX file as weights, and the file itself as a reference to compare with.
+"""An ONNX file as a network of terms, and the file itself under ONNX Runtime.
 
-Nothing relies on names: the stem is the first two-dimensional convolution of one channel, the log-mel is what it is
-computed from, and from there :mod:`bce.export.perch.recognise` follows the network. The frontend before the log-mel is
-not taken over; it is run once on silence to see that it makes a log-mel of the right size.
+Nothing relies on names: the stem is the first two-dimensional convolution of one channel, and the spectrogram is what
+it is computed from. The frontend before it is not taken over; it is run once on silence to see that it makes a
+spectrogram of the right size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,94 +15,72 @@ import onnx
 from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError
-from bce.export.perch.architecture import FRAMES, MELS
-from bce.export.perch.recognise import recognise
-from bce.export.perch.weights import Weights
+from bce.export.readers.base import Array, Expectation, Opened, Output, Run, in_batches
 from bce.export.readers.onnx_graph import OnnxGraph, load
 from bce.export.readers.onnx_terms import translate
-from bce.export.readers.taps import Taps, find_taps
-from bce.export.readers.terms import LogMel, Tensor
+from bce.export.readers.terms import Input, Tensor
 
-WINDOW_SAMPLES = 160_000
 _BATCH = 4
-"""Windows in one call of a source that takes any number: enough to keep it busy, few enough for little memory."""
+"""Windows in one call of a file that takes any number: enough to keep it busy, few enough for little memory."""
 
 _LAYOUT = {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast", "Flatten", "Pad", "Dropout"}
 
-Array = NDArray[np.float32]
 
-
-@dataclass(frozen=True)
-class OnnxSource:
-    """What was found in an ONNX file, and how to run it.
-
-    Attributes:
-        path: the file.
-        metadata: the file's own key-value pairs.
-        weights: the network's weights.
-        batch: how many windows the file takes at once; None for any number.
-    """
-
-    path: Path
-    metadata: dict[str, str]
-    weights: Weights
-    batch: int | None
-    log_mel: str
-    taps: Taps[str]
-
-    def reference(self, blocks: Sequence[int], outputs: Sequence[str]) -> Callable[[Array], dict[str, Array]]:
-        """The file under ONNX Runtime with the wanted values as outputs, and nothing computed that they don't need."""
-        taps = self.taps.wanted(tuple(blocks), tuple(outputs))
-        values = list(dict.fromkeys([self.log_mel, *(tap.value for tap in taps.values())]))
-        graph = OnnxGraph(load(self.path))
-        (waveform,) = (value.name for value in graph.inputs)
-        running = graph.session(values)
-        del graph  # with a classifier it holds 400 MB
-
-        def run(waveforms: Array) -> dict[str, Array]:
-            step = self.batch or _BATCH
-            found: dict[str, list[Array]] = {name: [] for name in ("spectrogram", *taps)}
-            for start in range(0, len(waveforms), step):
-                windows = np.asarray(waveforms[start : start + step], np.float32)
-                count = len(windows)
-                if self.batch:
-                    windows = np.concatenate([windows, np.zeros((step - count, WINDOW_SAMPLES), np.float32)])
-                arrays = dict(zip(values, running.run(values, {waveform: windows}), strict=True))
-                found["spectrogram"].append(arrays[self.log_mel][:count].reshape(count, FRAMES, MELS))
-                for name, tap in taps.items():
-                    found[name].append(tap.features(arrays[tap.value][:count]))
-            return {name: np.concatenate(arrays) for name, arrays in found.items()}
-
-        return run
-
-
-def read_onnx(path: Path) -> OnnxSource:
-    """Read a Perch v2 ONNX file.
+def open_onnx(path: Path, expected: Expectation) -> Opened[str]:
+    """Open an ONNX file, see :class:`bce.export.readers.base.Reader`.
 
     Args:
-        path: an ONNX file that takes waveforms [batch, 160000], whatever its names, layouts and lowering.
+        path: a file that takes waveforms [batch, samples], whatever its names, layouts and lowering.
+        expected: what the family expects of it.
 
     Raises:
-        ExportError: the file is no whole ONNX file, or its network is not Perch's; the reason names what differs.
+        ExportError: it is no whole ONNX file, its input is another, or it has no spectrogram.
     """
     graph = OnnxGraph(load(path))
-    metadata = {entry.key: entry.value for entry in graph.model.metadata_props}
     try:
-        batch = _batch(graph)
-        log_mel, tensor, known = _frontend(graph, batch or 1)
-        terms, tensors = translate(graph, log_mel, tensor, known)
-        ends = [terms.resolve(tensors[name]) for name in graph.outputs if name in tensors]
-        assert isinstance(tensor.term, LogMel)
-        network = recognise(tensor.term, ends)
-        if "label" in tensors and network.label is None:
-            raise ExportError("classifier: expected 'label' to come from prototypes, found another kind of classifier")
-        taps = find_taps(network, terms, tensors)
+        batch = _batch(graph, expected)
+        spectrogram, shape = _spectrogram(graph, expected, batch or 1)
     except ExportError as error:
         raise ExportError(error.reason, path) from None
-    return OnnxSource(path, metadata, network.weights, batch, log_mel, taps)
+    silence = _silence(graph, expected, batch or 1)
+    entry = Input(())
+    tensor = Tensor(entry, expected.axes(batch or 1, shape))
+    terms, tensors = translate(graph, spectrogram, tensor, _shape_numbers(graph, spectrogram, silence))
+
+    def run(values: Sequence[str]) -> Run[str]:
+        # opened anew: with a classifier the graph holds 400 MB, and most sources are never run
+        return _running(OnnxGraph(load(path)), values, batch)
+
+    return Opened(
+        path=path,
+        form="onnx",
+        input=entry,
+        spectrogram=spectrogram,
+        terms=terms,
+        tensors=tensors,
+        outputs={value.name: _output(value) for value in graph.model.graph.output if value.name in tensors},
+        batch=batch,
+        run=run,
+        metadata={item.key: item.value for item in graph.model.metadata_props},
+    )
 
 
-def _batch(graph: OnnxGraph) -> int | None:
+def _running(graph: OnnxGraph, values: Sequence[str], batch: int | None) -> Run[str]:
+    (waveform,) = (value.name for value in graph.inputs)
+    session = graph.session(values)
+
+    def call(windows: Array) -> Mapping[str, Array]:
+        return dict(zip(values, session.run(values, {waveform: windows}), strict=True))
+
+    return in_batches(call, batch or _BATCH, fixed=batch is not None)
+
+
+def _output(value: onnx.ValueInfoProto) -> Output:
+    kind = value.type.tensor_type
+    return Output(value.name, len(kind.shape.dim) if kind.HasField("shape") else None)
+
+
+def _batch(graph: OnnxGraph, expected: Expectation) -> int | None:
     """The batch size that the input is fixed to, if it is."""
     if len(graph.inputs) != 1:
         found = ", ".join(value.name for value in graph.inputs) or "none"
@@ -112,16 +89,18 @@ def _batch(graph: OnnxGraph) -> int | None:
     kind = value.type.tensor_type
     dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
     shown = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in kind.shape.dim]
-    if kind.elem_type != onnx.TensorProto.FLOAT or len(dims) != 2 or dims[1] not in (WINDOW_SAMPLES, None):
+    if kind.elem_type != onnx.TensorProto.FLOAT or len(dims) != 2 or dims[1] not in (expected.window.samples, None):
         name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-        raise ExportError(
-            f"input '{value.name}': expected float [batch, {WINDOW_SAMPLES}] (5 s at 32 kHz), found {name} {shown}"
-        )
+        raise ExportError(f"input '{value.name}': expected float {expected.input}, found {name} {shown}")
     return dims[0] or None
 
 
-def _frontend(graph: OnnxGraph, batch: int) -> tuple[str, Tensor, dict[str, NDArray[np.generic]]]:
-    """The log-mel's name and tensor, and what the network takes from the frontend besides: numbers about shapes."""
+def _silence(graph: OnnxGraph, expected: Expectation, batch: int) -> dict[str, Array]:
+    return {graph.inputs[0].name: np.zeros((batch, expected.window.samples), np.float32)}
+
+
+def _spectrogram(graph: OnnxGraph, expected: Expectation, batch: int) -> tuple[str, tuple[int, ...]]:
+    """The spectrogram's name and shape: what the stem is computed from, as far back as its size is right."""
     stem = next((node for node in graph.nodes if _is_stem(graph, node)), None)
     if stem is None:
         raise ExportError("stem: expected a two-dimensional convolution of one channel, found none")
@@ -130,30 +109,20 @@ def _frontend(graph: OnnxGraph, batch: int) -> tuple[str, Tensor, dict[str, NDAr
         names.append(graph.producer[names[-1]].input[0])
     names = [name for name in names if name in graph.varying and name != graph.inputs[0].name]
     if not names:
-        raise ExportError("log-mel: expected it to be computed from the waveforms, found the waveforms themselves")
-    waveforms = {graph.inputs[0].name: np.zeros((batch, WINDOW_SAMPLES), np.float32)}
+        raise ExportError(
+            f"{expected.name}: expected it to be computed from the waveforms, found the waveforms themselves"
+        )
     try:
-        arrays = graph.session(names).run(names, waveforms)
+        arrays = graph.session(names).run(names, _silence(graph, expected, batch))
     except Exception as error:  # ONNX Runtime has no common class for its errors
         reason = str(error).splitlines()[0]
-        raise ExportError(f"frontend: ONNX Runtime cannot run it on {WINDOW_SAMPLES} samples ({reason})") from None
-    fitting = [
-        (name, array) for name, array in zip(names, arrays, strict=True) if _size(array) == (batch, FRAMES, MELS)
-    ]
+        samples = expected.window.samples
+        raise ExportError(f"frontend: ONNX Runtime cannot run it on {samples} samples ({reason})") from None
+    shapes = {name: tuple(array.shape) for name, array in zip(names, arrays, strict=True)}
+    fitting = [name for name, shape in shapes.items() if expected.fits(batch, shape)]
     if not fitting:
-        found = ", ".join(str(list(array.shape)) for array in arrays)
-        raise ExportError(f"log-mel: expected [{batch}, {FRAMES}, {MELS}] (time, mel), found {found}")
-    log_mel, array = fitting[-1]
-    labels = iter("tm")
-    axes = (
-        (("n", batch),),
-        *(((next(labels), size),) if size > 1 else () for size in array.shape[1:]),
-    )
-    return log_mel, Tensor(LogMel(()), axes), _shape_numbers(graph, log_mel, waveforms)
-
-
-def _size(array: NDArray[np.generic]) -> tuple[int, ...]:
-    return (array.shape[0], *(n for n in array.shape[1:] if n != 1))
+        raise ExportError(expected.missed(batch, list(shapes.values())))
+    return fitting[-1], shapes[fitting[-1]]
 
 
 def _is_stem(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
@@ -164,10 +133,10 @@ def _is_stem(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
 
 
 def _shape_numbers(
-    graph: OnnxGraph, log_mel: str, waveforms: Mapping[str, NDArray[np.float32]]
+    graph: OnnxGraph, spectrogram: str, waveforms: Mapping[str, Array]
 ) -> dict[str, NDArray[np.generic]]:
-    """Integers that the network takes from before the log-mel: the batch size, mostly, for reshapes."""
-    network = graph.depending_on([log_mel])
+    """Integers that the network takes from before the spectrogram: the batch size, mostly, for reshapes."""
+    network = graph.depending_on([spectrogram])
     names = {
         name
         for node in graph.nodes

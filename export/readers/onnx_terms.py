@@ -1,4 +1,4 @@
-"""ONNX nodes as terms: each operator that a Perch file may be written with, and what it means."""
+"""ONNX nodes as terms: each operator that a file may be written with, and what it means."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _SAME = {"Identity", "Dropout", "CastLike"}
 
 
 def translate(
-    graph: OnnxGraph, log_mel: str, log_mel_tensor: Tensor, known: Mapping[str, NDArray[Any]]
+    graph: OnnxGraph, entry: str, entry_tensor: Tensor, known: Mapping[str, NDArray[Any]]
 ) -> tuple[Terms, dict[str, Tensor]]:
-    """Every value that is computed from the log-mel, as a tensor of terms.
+    """Every value that is computed from the network's input, as a tensor of terms.
 
     Args:
         graph: the file's graph.
-        log_mel: the value's name.
-        log_mel_tensor: what it is.
-        known: values that depend on the waveform's shape only, as they are for the batch of ``log_mel_tensor``.
+        entry: the name of the network's input.
+        entry_tensor: what it is.
+        known: values that depend on the waveform's shape only, as they are for the batch of ``entry_tensor``.
     """
     translator = _Translator(graph, known)
-    translator.values[log_mel] = log_mel_tensor
+    translator.values[entry] = entry_tensor
     for node in graph.nodes:
         if any(name in translator.values for name in node.input):
             translator.visit(node)
@@ -156,8 +156,8 @@ class _Translator:
             return self.terms.dense(a, _matrix(b))
         if isinstance(a, np.ndarray) and isinstance(b, Tensor) and len(b.layout) > 1:
             order = [*range(len(b.layout) - 2), len(b.layout) - 1, len(b.layout) - 2]
-            product = self.terms.dense(self.terms.transpose(b, order), _matrix(a).T)
-            return None if product is None else self.terms.transpose(product, order)
+            product = self.terms.dense(b.transposed(order), _matrix(a).T)
+            return None if product is None else product.transposed(order)
         return None
 
     def on_Gemm(
@@ -232,7 +232,7 @@ class _Translator:
         return np.array(x.dims, np.int64)[attributes.get("start", 0) : attributes.get("end")]
 
     def on_Transpose(self, node: onnx.NodeProto, attributes: dict[str, Any], x: Tensor) -> Result:
-        return self.terms.transpose(x, attributes.get("perm", range(len(x.layout))[::-1]))
+        return x.transposed(attributes.get("perm", range(len(x.layout))[::-1]))
 
     def on_Reshape(self, node: onnx.NodeProto, attributes: dict[str, Any], x: Operand, shape: Operand) -> Result:
         if not isinstance(x, Tensor) or not isinstance(shape, np.ndarray):
@@ -243,11 +243,11 @@ class _Translator:
         if -1 in wanted:
             rest = math.prod(n for n in wanted if n != -1)
             wanted[wanted.index(-1)] = math.prod(x.dims) // max(rest, 1)
-        return self.terms.reshape(x, wanted)
+        return x.reshaped(wanted)
 
     def on_Flatten(self, node: onnx.NodeProto, attributes: dict[str, Any], x: Tensor) -> Result:
         axis = attributes.get("axis", 1)
-        return self.terms.reshape(x, (math.prod(x.dims[:axis]), math.prod(x.dims[axis:])))
+        return x.reshaped((math.prod(x.dims[:axis]), math.prod(x.dims[axis:])))
 
     def on_Unsqueeze(
         self, node: onnx.NodeProto, attributes: dict[str, Any], x: Operand, axes: Operand = None

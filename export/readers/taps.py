@@ -1,18 +1,16 @@
-"""Where in a source's graph the outputs of the network are, and how to make vectors of them."""
+"""Where in a file's graph some terms of its network are, and how to make vectors of them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.export.perch.recognise import Recognised
-from bce.export.readers.terms import Tensor, Term, Terms
-
-Key = TypeVar("Key", bound=Hashable)
+from bce.export.readers.base import Array, Key, Opened, Run
+from bce.export.readers.terms import Term
 
 
 @dataclass(frozen=True)
@@ -28,34 +26,45 @@ class Tap(Generic[Key]):
         return pooled.reshape(len(array), -1).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Taps(Generic[Key]):
-    """The taps of all blocks, of the embedding, and of the label where the source has it."""
-
-    blocks: tuple[Tap[Key], ...]
-    embedding: Tap[Key]
-    label: Tap[Key] | None
-
-    def wanted(self, blocks: tuple[int, ...], outputs: tuple[str, ...]) -> dict[str, Tap[Key]]:
-        """Those of some blocks and of "embedding" and "label" by name."""
-        taps = {f"block_{index}": self.blocks[index] for index in blocks}
-        taps |= {"embedding": self.embedding} if "embedding" in outputs else {}
-        return taps | ({"label": self.label} if "label" in outputs and self.label is not None else {})
-
-
-def find_taps(network: Recognised, terms: Terms, tensors: Mapping[Key, Tensor]) -> Taps[Key]:
-    """The first value of the file's graph that is each of the network's outputs."""
+def find_taps(opened: Opened[Key], terms: Mapping[str, Term]) -> dict[str, Tap[Key]]:
+    """The first value of the file's graph that is each of some terms, by the terms' names."""
     values: dict[Term, Key] = {}
-    for name, tensor in tensors.items():
-        term = terms.known(tensor)
+    for name, tensor in opened.tensors.items():
+        term = opened.terms.known(tensor)
         if term is not None:
             values.setdefault(term, name)
 
     def tap(term: Term) -> Tap[Key]:
         name = values[term]
-        space = (i for i, axis in enumerate(tensors[name].layout) if any(label in ("t", "m") for label, _ in axis))
-        return Tap(name, tuple(space))
+        layout = opened.tensors[name].layout
+        return Tap(name, tuple(i for i, axis in enumerate(layout) if any(label in ("t", "m") for label, _ in axis)))
 
-    embedding = network.spatial if network.embedding is None else network.embedding
-    label = None if network.label is None else tap(network.label)
-    return Taps(tuple(tap(term) for term in network.blocks), tap(embedding), label)
+    return {name: tap(term) for name, term in terms.items()}
+
+
+def run_taps(
+    run: Callable[[Sequence[Key]], Run[Key]], spectrogram: Key, taps: Mapping[str, Tap[Key]], shape: tuple[int, int]
+) -> Callable[[Array], dict[str, Array]]:
+    """A file, ready to run: samples [n, samples] -> "spectrogram" [n, frames, bands] and the taps' vectors by name.
+
+    Args:
+        run: that of the file, see :class:`bce.export.readers.base.Opened`; what else was opened may be let go.
+        spectrogram: the value that is the network's input.
+        taps: what else to give.
+        shape: (frames, bands) of the spectrogram.
+
+    Raises:
+        CannotRun: the file cannot run here.
+    """
+    running = run(list(dict.fromkeys([spectrogram, *(tap.value for tap in taps.values())])))
+
+    def call(waveforms: Array) -> dict[str, Array]:
+        found: dict[str, list[Array]] = {name: [] for name in ("spectrogram", *taps)}
+        for values in running(waveforms):
+            picture = values[spectrogram]
+            found["spectrogram"].append(picture.reshape(len(picture), *shape))
+            for name, tap in taps.items():
+                found[name].append(tap.features(values[tap.value]))
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    return call

@@ -1,7 +1,7 @@
 """A network as plain terms, whatever file form, layout or lowering it was written in.
 
-A reader walks its file's graph from the log-mel onward and says what it sees through :class:`Terms`; what comes out is
-a small graph of :class:`Term` in which three things no longer show:
+A reader walks its file's graph from the network's input onward and says what it sees through :class:`Terms`; what
+comes out is a small graph of :class:`Term` in which three things no longer show:
 
 - **Layout.** A :class:`Tensor` carries for each axis what it holds (batch, time, mel, channels), so transposes and
   reshapes change the axes and not the term.
@@ -22,34 +22,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.export.readers.functions import GRID, function_name, inside_sigmoid, line, sigmoid
+from bce.export.readers.layout import Axes, aligned, leading_units, reshaped, sizes
+
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 ReduceKind = Literal["mean", "sum", "max", "l2"]
 Numbers = NDArray[np.float64] | float
-
-GRID = np.linspace(-9.0, 9.0, 64)
-"""Where elementwise functions are sampled; it has no zero, so that ``x / x`` forms stay defined."""
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-_FUNCTIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "swish": lambda x: x * _sigmoid(x),
-    "sigmoid": _sigmoid,
-    "ReLU": lambda x: np.maximum(x, 0),
-    "ReLU6": lambda x: np.clip(x, 0, 6),
-    "hard swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "hard sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
-    "tanh": np.tanh,
-    "GELU": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
-    "square": np.square,
-}
-
-
-def same_function(samples: NDArray[Any], expected: NDArray[Any], where: Any = slice(None)) -> bool:
-    """Whether samples on the grid are those of a function, to float32's precision."""
-    return bool(np.allclose(samples[where], expected[where], rtol=2e-6, atol=1e-9))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +40,8 @@ class Term:
         return type(self).__name__.lower()
 
 
-class LogMel(Term):
-    """The input of the network."""
+class Input(Term):
+    """The input of the network, such as a spectrogram."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +83,7 @@ class Func(Term):
     @property
     def name(self) -> str:
         """The function's common name, or "an unknown function"."""
-        with np.errstate(all="ignore"):
-            for name, function in _FUNCTIONS.items():
-                if same_function(self.samples, function(GRID)):
-                    return name
-        return "an unknown function"
+        return function_name(self.samples)
 
     def __str__(self) -> str:
         return self.name
@@ -157,17 +131,11 @@ class Opaque(Term):
         return self.what
 
 
-Atom = tuple[str, int]
-"""What an axis holds and how much of it: ("t", 249). Channels that were split are "c" and "c'"."""
-
-Axes = tuple[tuple[Atom, ...], ...]
-
-
 @dataclass(frozen=True)
 class Tensor:
     """A value of the file's graph: a term in a layout, perhaps under an elementwise function still being collected.
 
-    Each axis holds none (a unit axis), one, or several atoms (merged axes); ``axes`` is None for an opaque term.
+    ``axes`` is None for an opaque term.
     """
 
     term: Term
@@ -181,11 +149,20 @@ class Tensor:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        return tuple(math.prod(size for _, size in axis) for axis in self.layout)
+        return sizes(self.layout)
 
     @property
     def on_grid(self) -> NDArray[Any]:
         return GRID if self.samples is None else self.samples
+
+    def transposed(self, order: Sequence[int]) -> Tensor:
+        """With its axes in another order."""
+        return replace(self, axes=tuple(self.layout[i] for i in order))
+
+    def reshaped(self, dims: Sequence[int]) -> Tensor | None:
+        """With axes merged, split or inserted; None where that mixes what the axes hold."""
+        axes = reshaped(self.layout, dims)
+        return None if axes is None else replace(self, axes=axes)
 
 
 class Terms:
@@ -214,19 +191,18 @@ class Terms:
 
     def settled(self, x: Tensor) -> Tensor:
         """The tensor with a collected factor and offset made part of its term, for functions to build on."""
-        if x.samples is None or _line(x.samples) is None:
+        if x.samples is None or line(x.samples) is None:
             return x
         return Tensor(self.resolve(x), x.axes)
 
     def _function(self, term: Term, samples: NDArray[Any]) -> Term:
-        line = _line(samples)
-        if line is not None:
-            return self.affine(term, *line)
-        with np.errstate(all="ignore"):
-            # an offset inside a sigmoid's decomposition belongs to the layer before it
-            inner = _line(-np.log(1.0 / samples - 1.0)) if samples.dtype == np.float64 else None
-        if inner is not None and inner[0] != 0.0:
-            term, samples = self.affine(term, *inner), _sigmoid(GRID)
+        straight = line(samples)
+        if straight is not None:
+            return self.affine(term, *straight)
+        # an offset inside a sigmoid's decomposition belongs to the layer before it
+        inner = inside_sigmoid(samples)
+        if inner is not None:
+            term, samples = self.affine(term, *inner), sigmoid(GRID)
             return self._one((term, "sigmoid"), lambda: Func((term,), samples))
         return Func((term,), samples)
 
@@ -250,7 +226,7 @@ class Terms:
             array = np.asarray(value, np.float64)
             if array.ndim:
                 channels = [[size for label, size in axis if label.startswith("c")] for axis in x.layout]
-                array = array.reshape(array.shape[_leading_units(array.shape, len(channels)) :])
+                array = array.reshape(array.shape[leading_units(array.shape, len(channels)) :])
                 try:
                     array = np.broadcast_to(array, [math.prod(sizes) for sizes in channels]).reshape(
                         [n for sizes in channels for n in sizes]
@@ -281,7 +257,7 @@ class Terms:
         """Sum or product of two different terms; None when their axes do not match."""
         rank = max(len(a.layout), len(b.layout))
         axes = []
-        for left, right in zip(_aligned(a.layout, rank), _aligned(b.layout, rank), strict=True):
+        for left, right in zip(aligned(a.layout, rank), aligned(b.layout, rank), strict=True):
             if left and right and left != right:
                 return None
             axes.append(left or right)
@@ -364,70 +340,16 @@ class Terms:
             (term,) = term.inputs
         return Tensor(self._one((kind, over, term), lambda: Reduce((term,), kind, over)), left, factor)
 
-    # --- layout ------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def transpose(x: Tensor, order: Sequence[int]) -> Tensor:
-        return replace(x, axes=tuple(x.layout[i] for i in order))
-
-    @staticmethod
-    def reshape(x: Tensor, dims: Sequence[int]) -> Tensor | None:
-        """Merge, split or insert axes; None where that mixes what the axes hold."""
-        atoms = [atom for axis in x.layout for atom in axis]
-        axes: list[tuple[Atom, ...]] = []
-        for wanted in dims:
-            axis: list[Atom] = []
-            filled = 1
-            while atoms and (filled < wanted or (filled == wanted == 1 and atoms[0][1] == 1 and not axis)):
-                label, size = atoms.pop(0)
-                if filled * size > wanted:
-                    part = wanted // filled
-                    if not label.startswith("c") or wanted % filled or size % part:
-                        return None
-                    atoms.insert(0, (label + "'", size // part))
-                    size = part
-                axis.append((label, size))
-                filled *= size
-            if filled != wanted:
-                return None
-            axes.append(tuple(axis))
-        if not axes or any(size != 1 for _, size in atoms):
-            return None
-        return replace(x, axes=(*axes[:-1], (*axes[-1], *atoms)))
-
     def opaque(self, operands: Sequence[Any], what: str) -> Tensor:
         """A step that terms do not know."""
         return Tensor(Opaque(tuple(self.resolve(x) for x in operands if isinstance(x, Tensor)), what), None)
-
-
-def _aligned(axes: Axes, rank: int) -> Axes:
-    return ((),) * (rank - len(axes)) + axes
-
-
-def _line(samples: NDArray[Any]) -> tuple[float, float] | None:
-    """(factor, offset) where samples on the grid lie on a line, else None."""
-    if samples.dtype != np.float64 or not np.isfinite(samples).all():
-        return None
-    factor = float((samples[-1] - samples[0]) / (GRID[-1] - GRID[0]))
-    offset = float(samples[0] + samples[-1]) / 2
-    size = abs(factor) * GRID[-1] + abs(offset)
-    if not np.allclose(samples, factor * GRID + offset, rtol=0, atol=1e-9 * size):
-        return None
-    # float64's own rounding is no factor and no offset
-    return 1.0 if abs(factor - 1.0) < 1e-9 else factor, 0.0 if abs(offset) < 1e-9 * size else offset
-
-
-def _leading_units(shape: tuple[int, ...], rank: int) -> int:
-    """How many leading unit axes a constant has beyond a rank."""
-    extra = max(0, len(shape) - rank)
-    return extra if all(n == 1 for n in shape[:extra]) else 0
 
 
 def _uniform(array: NDArray[Any], dims: tuple[int, ...]) -> bool:
     """Whether a constant holds one number that does not make the other operand larger."""
     if array.size == 0 or not (array == array.flat[0]).all():
         return False
-    shape = array.shape[_leading_units(array.shape, len(dims)) :]
+    shape = array.shape[leading_units(array.shape, len(dims)) :]
     return len(shape) <= len(dims) and all(n in (1, d) for n, d in zip(shape[::-1], dims[::-1], strict=False))
 
 

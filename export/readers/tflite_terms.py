@@ -1,4 +1,4 @@
-"""TFLite operators as terms: each one that a Perch file may be written with, and what it means."""
+"""TFLite operators as terms: each one that a file may be written with, and what it means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.export.perch.backbone import COSINE_EPSILON
 from bce.export.readers.terms import Affine, Pairs, Tensor, Terms
 from bce.export.readers.tflite_graph import Operator, TfliteGraph
 
@@ -66,16 +65,20 @@ _FUSED = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH")
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
-def translate(graph: TfliteGraph, log_mel: int, log_mel_tensor: Tensor) -> tuple[Terms, dict[int, Tensor]]:
-    """Every tensor that is computed from the log-mel, as a tensor of terms.
+def translate(
+    graph: TfliteGraph, entry: int, entry_tensor: Tensor, length_offset: float
+) -> tuple[Terms, dict[int, Tensor]]:
+    """Every tensor that is computed from the network's input, as a tensor of terms.
 
     Args:
         graph: the file's graph.
-        log_mel: the tensor's index.
-        log_mel_tensor: what it is.
+        entry: the index of the network's input.
+        entry_tensor: what it is.
+        length_offset: what is added to a vector's length before a division by it: the converter makes one operator of
+            the whole, and drops it.
     """
-    translator = _Translator(graph)
-    translator.values[log_mel] = log_mel_tensor
+    translator = _Translator(graph, length_offset)
+    translator.values[entry] = entry_tensor
     for op in graph.operators:
         if any(index in translator.values for index in op.inputs):
             translator.visit(op)
@@ -83,8 +86,9 @@ def translate(graph: TfliteGraph, log_mel: int, log_mel_tensor: Tensor) -> tuple
 
 
 class _Translator:
-    def __init__(self, graph: TfliteGraph) -> None:
+    def __init__(self, graph: TfliteGraph, length_offset: float) -> None:
         self.graph = graph
+        self.length_offset = length_offset
         self.terms = Terms()
         self.values: dict[int, Tensor] = {}
 
@@ -153,9 +157,9 @@ class _Translator:
         return self.terms.reduce(x, _REDUCTIONS[op.name], axes.reshape(-1).tolist(), op.options.KeepDims())
 
     def on_L2_NORMALIZATION(self, op: Operator, x: Tensor) -> Tensor | None:
-        # the converter makes it of x / (|x| + epsilon), whose epsilon is far below a feature vector's length
+        # the converter makes it of x / (|x| + offset), whose offset is far below a feature vector's length
         length = self.terms.reduce(x, "l2", [len(x.layout) - 1], keepdims=True)
-        inverse = self.terms.elementwise([length], lambda arrays: 1.0 / (arrays[0] + COSINE_EPSILON))
+        inverse = self.terms.elementwise([length], lambda arrays: 1.0 / (arrays[0] + self.length_offset))
         return None if inverse is None else self.terms.binary("mul", x, inverse)
 
     # --- layers ------------------------------------------------------------------------------------------------
@@ -182,16 +186,16 @@ class _Translator:
             return None
         stride = (options.StrideH(), options.StrideW())
         padding = _padding(options.Padding() == 0, x.dims[1:3], kernel.shape[2:], stride)
-        maps = self.terms.transpose(x, _TO_NCHW)
+        maps = x.transposed(_TO_NCHW)
         y = self.terms.conv(maps, np.ascontiguousarray(kernel), bias, stride, padding, groups)
-        return None if y is None else self.terms.transpose(y, _TO_NHWC)
+        return None if y is None else y.transposed(_TO_NHWC)
 
     def on_FULLY_CONNECTED(self, op: Operator, x: Operand, matrix: Operand, bias: Operand = None) -> Tensor | None:
         """Matrix [out, in]."""
         if not isinstance(x, Tensor) or not isinstance(matrix, np.ndarray) or isinstance(bias, Tensor):
             return None
         if not op.options.KeepNumDims() and len(x.layout) != 2:
-            flat = self.terms.reshape(x, (math.prod(x.dims) // matrix.shape[1], matrix.shape[1]))
+            flat = x.reshaped((math.prod(x.dims) // matrix.shape[1], matrix.shape[1]))
             if flat is None:
                 return None
             x = flat
@@ -230,12 +234,12 @@ class _Translator:
     def on_TRANSPOSE(self, op: Operator, x: Operand, order: Operand) -> Tensor | None:
         if not isinstance(x, Tensor) or not isinstance(order, np.ndarray):
             return None
-        return self.terms.transpose(x, order.tolist())
+        return x.transposed(order.tolist())
 
     def reshaped(self, op: Operator, x: Operand, *_: Operand) -> Tensor | None:
         """Any change of axes that keeps the order of the numbers; the output's own shape says which."""
         shape = self.graph.tensors[op.outputs[0]].shape
-        return self.terms.reshape(x, shape) if isinstance(x, Tensor) and min(shape, default=1) > 0 else None
+        return x.reshaped(shape) if isinstance(x, Tensor) and min(shape, default=1) > 0 else None
 
     on_RESHAPE = on_SQUEEZE = on_EXPAND_DIMS = reshaped
 

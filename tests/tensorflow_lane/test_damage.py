@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bce.engine.errors import ExportError
 from bce.export.perch.architecture import architecture
-from bce.export.perch.saved_model import leaves
-from bce.export.sources import read_source
+from bce.export.perch.leaves import leaves
+from bce.export.perch.sources import read_source
 
 Leaves = dict[int, np.ndarray]
 

@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError, ParityError
-from bce.engine.frontends.perch import Frontend
+from bce.engine.frontends.perch import log_mel as engine_log_mel
 from bce.engine.network.bundle import PARITY, Bundle
-from bce.export.sources import CannotRun, SourceModel, read_source
+from bce.export.perch.sources import PerchSource, read_source
+from bce.export.sources import CannotRun
 
 ALL_BLOCKS = tuple(range(26))
 OUTPUTS = ("blocks", "embedding", "label")
@@ -37,13 +38,13 @@ def run_bundle(bundle: Bundle, log_mel: NDArray[np.float32]) -> Arrays:
     return dict(zip(names, session.run(names, {"log_mel": log_mel}), strict=True))
 
 
-def everything(source: SourceModel, windows: NDArray[np.float32]) -> Arrays:
+def everything(source: PerchSource, windows: NDArray[np.float32]) -> Arrays:
     reference = source.reference(ALL_BLOCKS, ("embedding", "label"))
     assert reference is not None
     return reference(windows)
 
 
-def maps(source: SourceModel) -> list[NDArray[np.float32]]:
+def maps(source: PerchSource) -> list[NDArray[np.float32]]:
     """The weights with scale and kernel joined, which no form can tell apart."""
     weights = source.weights
     convs = [weights.stem, weights.head]
@@ -66,7 +67,7 @@ def bundles(full: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_three_forms_of_a_seed_give_one_bundle(bundles: dict[str, Bundle], windows: NDArray[np.float32]) -> None:
-    log_mel = np.stack([Frontend(window, "none").window(0) for window in windows])
+    log_mel = np.stack([engine_log_mel(window, "none") for window in windows])
     found = {form: run_bundle(bundle, log_mel) for form, bundle in bundles.items()}
     for form in ("saved_model", "tflite"):
         assert list(found[form]) == ["block_21", "block_24", "block_25", "embedding", "label"]
@@ -81,7 +82,7 @@ def test_bundles_give_what_tensorflow_gives(
 
     module = tf.saved_model.load(str(full / "saved_model"))
     expected = module.signatures["serving_default"](inputs=tf.constant(windows))
-    log_mel = np.stack([Frontend(window, "none").window(0) for window in windows])
+    log_mel = np.stack([engine_log_mel(window, "none") for window in windows])
     found = run_bundle(bundles["saved_model"], log_mel)
     for name in ("embedding", "label"):
         assert relative_l2(found[name], expected[name].numpy()) <= 1e-4, name
@@ -93,7 +94,7 @@ def test_bundles_give_what_litert_gives(bundles: dict[str, Bundle], full: Path, 
 
     interpreter = Interpreter(model_path=str(full / "tflite.tflite"))
     interpreter.allocate_tensors()
-    log_mel = np.stack([Frontend(window, "none").window(0) for window in windows])
+    log_mel = np.stack([engine_log_mel(window, "none") for window in windows])
     found = run_bundle(bundles["tflite"], log_mel)
     rows = []
     for window in windows:

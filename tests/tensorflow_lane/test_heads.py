@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError, OptionsError
-from bce.export.sources import read_source
+from bce.export.heads.base import TrainedHead
+from bce.export.perch.sources import read_source
 
 BLOCKS = ("block_21", "block_25")
 CLASSES = 20
@@ -94,11 +96,15 @@ def test_a_trained_head_gives_tensorflows_logits(
     model = make_head(widths, seed=0)
     head = load_tensorflow_head(save(model, tmp_path))
     assert (head.blocks, head.classes) == (widths, CLASSES)
+    given = [torch.from_numpy(features[name]) for name in widths]
+    trained: TrainedHead = head
+    assert (trained.kind, trained.parameter_count > 0) == ("tensorflow", True)
     onnx.checker.check_model(head.model, full_check=True)
     onnx.save(head.model, tmp_path / "head.onnx")
     expected = model([features[name] for name in widths], training=False).numpy()
     found = logits(tmp_path / "head.onnx", features)
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert np.linalg.norm(trained(given).numpy() - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
 def test_folds_go_into_a_bundle_as_their_mean(

@@ -17,13 +17,19 @@ torch = pytest.importorskip("torch", reason="exports need the extra bce[export]"
 import onnxruntime as ort  # noqa: E402
 
 from bce.engine.errors import OptionsError, ParityError  # noqa: E402
-from bce.engine.network.bundle import Bundle, sha256  # noqa: E402
-from bce.export.commands import bundling  # noqa: E402
+from bce.engine.files import sha256  # noqa: E402
+from bce.engine.frontends.base import FrontendSpec  # noqa: E402
+from bce.engine.network.bundle import Bundle  # noqa: E402
+from bce.engine.network.manifest import Head, Input, Output, Placing, Score, WindowSpec  # noqa: E402
+from bce.export.commands import bundling, planning  # noqa: E402
 from bce.export.commands.bundling import ExportOptions, export_source  # noqa: E402
 from bce.export.commands.export import main, parse_blocks  # noqa: E402
-from bce.export.heads.checkpoints import HeadCheckpoint, HeadConfig, build_head, save_checkpoint  # noqa: E402
+from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint  # noqa: E402
+from bce.export.heads.modules import HeadConfig, build_head  # noqa: E402
+from bce.export.perch.published_graph import write_onnx  # noqa: E402
+from bce.export.perch.sources import read_source  # noqa: E402
 from bce.export.perch.weights import Weights  # noqa: E402
-from bce.export.sources import SourceModel, read_source  # noqa: E402
+from bce.export.sources import Source  # noqa: E402
 
 TAXONOMY = """primary_label,inat_taxon_id,scientific_name,common_name,class_name
 x1,1,Aus cus,A bird,Aves
@@ -54,8 +60,8 @@ def bundle(small_onnx: Path, tables: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two windows for the proof where the proof is not what is tested."""
-    whole = bundling.check_inputs
-    monkeypatch.setattr(bundling, "check_inputs", lambda paths: [item for item in whole(paths) if item.natural][:2])
+    whole = planning.check_inputs
+    monkeypatch.setattr(planning, "check_inputs", lambda *given: [item for item in whole(*given) if item.natural][:2])
 
 
 @pytest.fixture
@@ -87,8 +93,9 @@ def test_bundle_is_whole_and_says_what_it_is(bundle: Path, small_onnx: Path) -> 
     assert manifest.source.file == "small.onnx"
     assert manifest.source.sha256 == sha256(small_onnx)
     assert list(manifest.blocks) == ["block_21", "block_25"]
-    assert manifest.outputs == ("block_21", "block_25", "label")
-    assert (manifest.head.kind, manifest.preparation) == ("perch", "none")
+    assert manifest.output_names == ("block_21", "block_25", "label")
+    assert manifest.head == Head("own")
+    assert manifest.frontend == FrontendSpec("perch_log_mel", {"preparation": "none"})
     assert loaded.classes == ("x1", "x2", "x3")
     assert (bundle / "classes.csv").read_text() == TAXONOMY
     assert "stand-in" in manifest.notice
@@ -96,15 +103,61 @@ def test_bundle_is_whole_and_says_what_it_is(bundle: Path, small_onnx: Path) -> 
     assert set(manifest.files) == set(os.listdir(bundle)) - {"bundle.json"}
 
 
+def test_the_manifest_carries_the_whole_geometry(bundle: Path, small_weights: Weights) -> None:
+    content = json.loads((bundle / "bundle.json").read_text())
+    assert (content["schema"], content["family"]) == (2, "perch")
+    manifest = Bundle.load(bundle).manifest
+    widths = {block.name: block.out_channels for block in small_weights.architecture.blocks}
+    assert manifest.window == WindowSpec(32_000, 5.0)
+    assert manifest.input == Input("log_mel", (500, 128))
+    assert manifest.outputs == (
+        Output("block_21", "block", widths["block_21"]),
+        Output("block_25", "block", widths["block_25"]),
+        Output("label", "logits", 3),
+    )
+    # the lizard is not among the source's classes, and lizards do not borrow from their genus
+    assert manifest.score == Score("label", "logit", unknown=("x2",))
+    assert manifest.placing == Placing()
+    assert (manifest.source.licence, manifest.source.may_redistribute) == ("unknown", None)
+    assert Bundle.load(bundle).frontend().shape == (500, 128)
+
+
+@pytest.mark.usefixtures("quick")
+def test_features_alone_have_no_score(small_onnx: Path, tmp_path: Path) -> None:
+    arguments = ["--perch", str(small_onnx), "--blocks", "0", "--outputs", "blocks,embedding,label"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    manifest = Bundle.load(tmp_path / "out").manifest
+    assert [(output.name, output.kind) for output in manifest.outputs] == [
+        ("block_0", "block"),
+        ("embedding", "embedding"),
+        ("label", "logits"),
+    ]
+    assert (manifest.score, manifest.head) == (None, Head("none"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_licence_that_lets_a_bundle_be_passed_on_is_said_so(
+    small_weights: Weights, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_onnx(small_weights, tmp_path / "own.onnx", licence="Apache-2.0")
+    out = tmp_path / "out"
+    assert main(["--perch", str(tmp_path / "own.onnx"), "--blocks", "0", "--out", str(out)]) == 0
+    source = Bundle.load(out).manifest.source
+    assert (source.licence, source.may_redistribute) == ("Apache-2.0", True)
+    capsys.readouterr()
+    assert main(["--info", str(out)]) == 0
+    assert "the bundle may be passed on" in capsys.readouterr().out
+
+
 def test_bundle_gives_the_numbers_of_its_source(bundle: Path, small_onnx: Path) -> None:
     """From samples to features and logits, against ONNX Runtime running the source file itself."""
-    from bce.engine.frontends.perch import Frontend
+    from bce.engine.frontends.perch import log_mel as engine_log_mel
 
     rng = np.random.default_rng(5)
     time_s = np.arange(160_000) / 32_000
     samples = (0.1 * np.sin(2 * np.pi * 3000 * time_s) + 0.01 * rng.standard_normal(160_000)).astype(np.float32)
     outputs = ["block_21", "block_25", "label"]
-    log_mel = Frontend(samples, "none").window(0)[None]
+    log_mel = engine_log_mel(samples, "none")[None]
     found = ort.InferenceSession(bundle / "backbone.onnx").run(outputs, {"log_mel": log_mel})
     reference = read_source(small_onnx).reference((21, 25))
     assert reference is not None
@@ -118,7 +171,16 @@ def test_bundle_gives_the_numbers_of_its_source(bundle: Path, small_onnx: Path) 
 def test_info(bundle: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--info", str(bundle)]) == 0
     text = capsys.readouterr().out
-    for part in ("stand-in", "small.onnx", "block_21, block_25, label", "perch", "x1, x2, x3", "numbers compared"):
+    identity = Bundle.load(bundle).identity
+    for part in (
+        "5 s at 32000 Hz",
+        "perch_log_mel, preparation none",
+        "log_mel [500, 128]",
+        "1 of the classes",
+        identity,
+    ):
+        assert part in text
+    for part in ("stand-in", "small.onnx", "label [3], logits", "perch", "x1, x2, x3", "numbers compared"):
         assert part in text
     rows = [line.split() for line in text.splitlines() if "end_to_end" in line]
     assert [row[1] for row in rows] == ["block_21", "block_25", "label"]
@@ -133,7 +195,8 @@ def test_trained_head(
     assert main(["--perch", str(small_onnx), "--head", *checkpoints(), "--out", str(out)]) == 0
     loaded = Bundle.load(out)
     assert (loaded.manifest.head.kind, loaded.manifest.head.folds) == ("attention", 2)
-    assert loaded.manifest.outputs == ("block_5", "block_7")
+    assert loaded.manifest.output_names == ("block_5", "block_7")
+    assert loaded.manifest.score == Score("head")
     assert loaded.classes == ("x1", "x2", "x3")
     assert "a trial" in loaded.manifest.notice
     assert {c["measure"] for c in json.loads((out / "parity.json").read_text())["comparisons"]} >= {"head"}
@@ -183,7 +246,7 @@ def test_an_existing_bundle_is_replaced_only_by_force(
     assert "--force" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert main([*arguments[:3], "1", *arguments[4:], "--force"]) == 0
-    assert Bundle.load(out).manifest.outputs == ("block_1",)
+    assert Bundle.load(out).manifest.output_names == ("block_1",)
     assert not (out / "extra").exists()
     assert os.listdir(tmp_path) == ["bundle"]
 
@@ -208,7 +271,7 @@ def test_a_missed_gate_writes_nothing(small_onnx: Path, tmp_path: Path, monkeypa
     before = sha256(out / "bundle.json")
 
     def runner(blocks: object, outputs: object) -> object:
-        reference = SourceModel.reference(source, (0, 1))
+        reference = Source.reference(source, (0, 1))
         assert reference is not None
 
         def wrong(waveforms: np.ndarray) -> dict[str, np.ndarray]:
@@ -218,7 +281,7 @@ def test_a_missed_gate_writes_nothing(small_onnx: Path, tmp_path: Path, monkeypa
         return wrong
 
     monkeypatch.setattr(bundling, "read_source", None)
-    false = SourceModel(source.path, source.sha256, "onnx", "unknown", "", source.weights, runner)  # type: ignore[arg-type]
+    false = Source(source.path, source.sha256, "onnx", "unknown", "", source.weights, runner)  # type: ignore[arg-type]
     with pytest.raises(ParityError, match="backbone block_1") as raised:
         export_source(false, options)
     assert "block_0" not in str(raised.value)
@@ -229,7 +292,7 @@ def test_a_missed_gate_writes_nothing(small_onnx: Path, tmp_path: Path, monkeypa
 @pytest.mark.usefixtures("quick")
 def test_a_source_that_cannot_run_is_said_so(small_weights: Weights, tmp_path: Path) -> None:
     lines: list[str] = []
-    source = SourceModel(tmp_path / "saved_model", "0" * 64, "saved_model", "Apache-2.0", "", small_weights)
+    source = Source(tmp_path / "saved_model", "0" * 64, "saved_model", "Apache-2.0", "", small_weights)
     export_source(source, ExportOptions("", tmp_path / "out", blocks=(1,), outputs=("embedding",)), lines.append)
     assert any("structure checked, numbers not" in line for line in lines)
     assert Bundle.load(tmp_path / "out").manifest.parity == {}
@@ -297,4 +360,4 @@ def test_check_audio_is_what_is_compared_on(small_onnx: Path, shared: Path, tmp_
     parity = json.loads((tmp_path / "out" / "parity.json").read_text())
     natural = {c["input"] for c in parity["comparisons"] if c["natural"]}
     assert "S4A03895_20190522_060000.wav" in natural
-    assert parity["preparation"] == "hoplite"
+    assert parity["frontend"] == {"kind": "perch_log_mel", "preparation": "hoplite"}

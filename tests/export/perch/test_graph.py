@@ -18,10 +18,10 @@ import onnxruntime as ort  # noqa: E402
 from bce.engine.errors import ExportError  # noqa: E402
 from bce.engine.taxonomy import Taxonomy  # noqa: E402
 from bce.export.classes import NO_SIGNAL, ClassMap  # noqa: E402
-from bce.export.heads.checkpoints import HeadCheckpoint, HeadConfig, build_head  # noqa: E402
 from bce.export.perch import graph  # noqa: E402
 from bce.export.perch.backbone import ProtoClassifier, build  # noqa: E402
 from bce.export.perch.weights import Weights  # noqa: E402
+from bce.export.torch_graph import torch_to_onnx  # noqa: E402
 
 BLOCKS = (5, 21, 25)
 MEMBERS = ((7,), (), (0, 3, 11), (3,), ())
@@ -141,7 +141,7 @@ def test_label_needs_a_classifier(small_weights: Weights, tmp_path: Path) -> Non
 
 def test_other_graphs_are_refused(small_weights: Weights, tmp_path: Path) -> None:
     module, names = graph.definition(small_weights, (1,), ("blocks",))
-    model = graph.torch_to_onnx(module, torch.zeros(2, 500, 128), ["log_mel"], names)
+    model = torch_to_onnx(module, torch.zeros(2, 500, 128), ["log_mel"], names)
     graph.check_canonical(model, small_weights, module)
     more, _ = graph.definition(small_weights, (2,), ("blocks",))
     with pytest.raises(ExportError, match="Conv nodes, expected"):
@@ -154,49 +154,20 @@ def test_other_graphs_are_refused(small_weights: Weights, tmp_path: Path) -> Non
         graph.check_canonical(model, small_weights, module)
 
 
-def mean_model(axes: list[int], keepdims: int, opset: int = 18) -> ir.Model:
-    text = f"""<ir_version: 10, opset_import: ["": {opset}]>
-    g (float[n,3,4,5] x) => (y) <int64[{len(axes)}] axes = {{{",".join(map(str, axes))}}}>
-    {{ y = ReduceMean <keepdims={keepdims}> (x, axes) }}"""
-    return ir.from_onnx_text(text)
+def test_pointwise_convolutions_are_told_by_their_weights(small_weights: Weights, whole: Path) -> None:
+    """The names that int8 goes by: every expansion and projection of the graph, and the convolution behind the last."""
+    model = onnx.load(whole)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    found = [graph.pointwise_block(node.input[1]) for node in model.graph.node if node.op_type == "Conv"]
+    blocks = small_weights.architecture.blocks
+    expected = [block.index for block in blocks for _ in range(1 + (block.expand_ratio > 1))]
+    assert [index for index in found if index is not None] == [*expected, len(blocks)]
+    named = [name for name in shapes if graph.pointwise_block(name) is not None]
+    assert all(shapes[name][2:] == (1, 1) for name in named)
+    assert not any("gate" in name for name in named)
 
 
-@pytest.mark.parametrize(
-    ("axes", "keepdims", "pooled"), [([2, 3], 1, True), ([-1, -2], 1, True), ([2, 3], 0, False), ([1, 2], 1, False)]
-)
-def test_means_over_the_map_become_pools(axes: list[int], keepdims: int, pooled: bool) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
-    model = mean_model(axes, keepdims)
-    result = graph.MeanToPool()(model)
-    assert result.modified == pooled
-    assert [node.op_type for node in model.graph] == ["GlobalAveragePool" if pooled else "ReduceMean"]
-    found = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})[0]
-    np.testing.assert_allclose(found, x.mean(axis=tuple(axes), keepdims=bool(keepdims)), atol=1e-6)
-
-
-def test_older_means_are_refused() -> None:
-    with pytest.raises(ir.passes.PreconditionError):
-        graph.MeanToPool()(mean_model([2, 3], 1, opset=17))
-
-
-@pytest.mark.parametrize("kind", ["attention", "scalar_mix"])
-def test_head_is_the_mean_of_its_folds(tmp_path: Path, kind: str) -> None:
-    blocks = {"block_24": 12, "block_21": 8}
-    folds = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        head = build_head(HeadConfig(kind=kind, d=16, ffn=24), tuple(blocks.values()), 5)
-        head.fit([torch.randn(20, width) for width in blocks.values()])
-        folds.append(HeadCheckpoint(head.eval(), tuple("abcde"), blocks, "none"))
-    graph.export_head(folds, tmp_path / "head.onnx")
-    session = ort.InferenceSession(tmp_path / "head.onnx")
-    assert [(i.name, i.shape) for i in session.get_inputs()] == [(n, ["batch", w]) for n, w in blocks.items()]
-    assert [(o.name, o.shape) for o in session.get_outputs()] == [("logits", ["batch", 5])]
-    for batch in (1, 4):
-        x = {
-            name: np.random.default_rng(batch).standard_normal((batch, w)).astype(np.float32)
-            for name, w in blocks.items()
-        }
-        with torch.no_grad():
-            expected = np.mean([f.head([torch.from_numpy(v) for v in x.values()]).numpy() for f in folds], axis=0)
-        np.testing.assert_allclose(session.run(None, x)[0], expected, atol=1e-5)
+def test_widths_are_those_of_the_graph(small_weights: Weights, whole: Path) -> None:
+    widths = graph.output_widths(small_weights.architecture, NAMES, len(MEMBERS))
+    outputs = onnx.load(whole).graph.output
+    assert list(widths.items()) == [(o.name, o.type.tensor_type.shape.dim[1].dim_value) for o in outputs]

@@ -21,8 +21,8 @@ from bce.engine.files import sha256
 from bce.export.perch.architecture import architecture
 from bce.export.perch.backbone import Backbone, ProtoClassifier, build, extract
 from bce.export.perch.published_graph import write_onnx
+from bce.export.perch.sources import read_source
 from bce.export.perch.weights import ConvNorm, Prototypes, Weights
-from bce.export.sources import read_source
 
 WIDTH, CLASSES, WINDOW = 0.2, 6, 160_000
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +14,28 @@ import pytest
 torch = pytest.importorskip("torch", reason="exports need the extra bce[export]")
 
 import onnx  # noqa: E402
-import soundfile  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
 
-from bce.engine.errors import AudioError, ExportError, ParityError  # noqa: E402
+from bce.engine.errors import BundleError, ExportError, ParityError  # noqa: E402
+from bce.engine.frontends import perch  # noqa: E402
+from bce.engine.frontends.base import FrontendSpec  # noqa: E402
+from bce.engine.geometry import WindowSpec  # noqa: E402
+from bce.engine.network.manifest import Input  # noqa: E402
+from bce.engine.network.sessions import open_session  # noqa: E402
 from bce.engine.taxonomy import Taxonomy  # noqa: E402
 from bce.export.classes import ClassMap  # noqa: E402
-from bce.export.heads.checkpoints import HeadCheckpoint, HeadConfig, build_head  # noqa: E402
-from bce.export.perch.graph import export_backbone, export_head  # noqa: E402
+from bce.export.heads.checkpoints import HeadCheckpoint  # noqa: E402
+from bce.export.heads.graph import export_head  # noqa: E402
+from bce.export.heads.modules import HeadConfig, build_head  # noqa: E402
+from bce.export.perch.exact import Exact, exact_log_mel  # noqa: E402
+from bce.export.perch.graph import export_backbone, output_widths  # noqa: E402
+from bce.export.perch.sources import read_source  # noqa: E402
 from bce.export.perch.weights import Weights  # noqa: E402
 from bce.export.proof import parity  # noqa: E402
-from bce.export.proof.check_audio import CheckInput, check_inputs, prepared  # noqa: E402
-from bce.export.sources import Reference, read_source  # noqa: E402
+from bce.export.proof.check_audio import CheckInput, check_inputs  # noqa: E402
+from bce.export.proof.comparison import ParityReport  # noqa: E402
+from bce.export.proof.gates import Limits  # noqa: E402
+from bce.export.sources import Reference  # noqa: E402
 
 BLOCKS = (21, 24)
 MEMBERS = ((7,), (), (0, 3, 11))
@@ -36,7 +47,19 @@ def candidate(small_weights: Weights, tmp_path_factory: pytest.TempPathFactory) 
     class_map = ClassMap(Taxonomy.from_columns({"primary_label": labels, "scientific_name": labels}), MEMBERS)
     path = tmp_path_factory.mktemp("parity") / "backbone.onnx"
     outputs = export_backbone(small_weights, path, BLOCKS, ("blocks", "label"), class_map)
-    return parity.Candidate(path, small_weights, outputs, "none", class_map, len(labels))
+    return parity.Candidate(
+        path,
+        perch.WINDOW,
+        Input("log_mel", (500, 128)),
+        perch.spec("none"),
+        output_widths(small_weights.architecture, outputs, len(labels)),
+        parity.Definition(
+            perch.spec("none"), lambda windows: windows, exact_log_mel, Exact(small_weights, outputs, class_map)
+        ),
+        "label",
+        class_map,
+        len(labels),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +71,16 @@ def reference(small_onnx: Path) -> Reference:
 
 @pytest.fixture(scope="module")
 def inputs() -> list[CheckInput]:
-    every = check_inputs()
+    every = check_inputs(perch.WINDOW)
     return [every[0], every[3], next(item for item in every if item.name == "DC offset")]
 
 
 @pytest.fixture(scope="module")
-def true_report(candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput]) -> parity.ParityReport:
+def true_report(candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput]) -> ParityReport:
     return parity.prove(candidate, reference, inputs, "small.onnx")
 
 
-def test_a_true_conversion_passes_every_gate(true_report: parity.ParityReport) -> None:
+def test_a_true_conversion_passes_every_gate(true_report: ParityReport) -> None:
     true_report.require()
     assert true_report.numbers
     seen = {(c.measure, c.output, c.natural, c.batch) for c in true_report.comparisons}
@@ -118,7 +141,7 @@ def test_a_wrong_class_order_is_a_miss_of_the_label_alone(
 
 
 def test_a_wrong_log_mel_is_told_from_a_wrong_backbone(
-    candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput], true_report: parity.ParityReport
+    candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput], true_report: ParityReport
 ) -> None:
     def shifted(waveforms: np.ndarray) -> dict[str, np.ndarray]:
         arrays = reference(waveforms)
@@ -173,16 +196,41 @@ def test_without_a_source_the_structure_is_checked(candidate: parity.Candidate, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"outputs": ("block_24", "block_21", "label")}, "outputs: expected"),
-        ({"classes": 4}, "outputs: expected"),
-        ({"outputs": ("block_21", "label")}, "outputs: expected"),
+        ({"names": ("block_24", "block_21", "label")}, "outputs: expected"),
+        ({"label": 4}, "outputs: expected"),
+        ({"names": ("block_21", "label")}, "outputs: expected"),
+        ({"input": Input("mel", (500, 128))}, "input: expected"),
+        ({"input": Input("log_mel", (128, 500))}, "input: expected"),
     ],
 )
-def test_wrong_names_and_shapes_are_refused(
-    candidate: parity.Candidate, changes: dict[str, object], message: str
-) -> None:
+def test_wrong_names_and_shapes_are_refused(candidate: parity.Candidate, changes: dict[str, Any], message: str) -> None:
+    known = {**candidate.widths, "label": changes.get("label", candidate.widths["label"])}
+    widths = {name: known[name] for name in changes.get("names", known)}
+    wrong = replace(candidate, widths=widths, input=changes.get("input", candidate.input))
     with pytest.raises(ExportError, match=message):
-        parity.prove(replace(candidate, **changes), None, [])  # type: ignore[arg-type]
+        parity.prove(wrong, None, [])
+
+
+def test_a_graph_that_does_not_load_is_named(candidate: parity.Candidate, tmp_path: Path) -> None:
+    (tmp_path / "b.onnx").write_bytes(candidate.backbone.read_bytes()[:1000])
+    with pytest.raises(BundleError, match=r"b\.onnx: cannot be loaded by ONNX Runtime"):
+        parity.prove(replace(candidate, backbone=tmp_path / "b.onnx"), None, [])
+
+
+def test_the_proof_runs_in_the_engines_sessions(
+    candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    def noted(path: Path) -> Any:
+        opened.append(path)
+        return open_session(path)
+
+    monkeypatch.setattr(parity, "open_session", noted)
+    parity.prove(candidate, reference, inputs[:1]).require()
+    assert opened == [candidate.backbone]
+    options = open_session(candidate.backbone).get_session_options()
+    assert options.intra_op_num_threads == 1
 
 
 def test_a_class_that_should_be_constant_is_refused(candidate: parity.Candidate) -> None:
@@ -209,51 +257,87 @@ def test_a_wrong_head_is_a_miss(
     assert parity.prove(replace(with_head, folds=(folds[0],)), None, inputs).failures
 
 
-def test_relative_l2() -> None:
-    assert parity.relative_l2(np.array([3.0, 4.0]), np.array([3.0, 0.0])) == pytest.approx(4 / 3)
-    assert parity.relative_l2(np.zeros(3), np.zeros(3)) == 0
-    assert parity.relative_l2(np.ones(3), np.zeros(3)) == np.inf
-    big = np.full(10, 1e30, np.float32)
-    assert parity.relative_l2(big, big * np.float32(2)) == pytest.approx(0.5)
+class Doubling:
+    """A head of another make: twice the first three features of a block."""
+
+    kind = "tensorflow"
+    parameter_count = 0
+
+    def __call__(self, features: Sequence[torch.Tensor], /) -> torch.Tensor:
+        return 2 * features[0][:, :3]
 
 
-def test_preparations_as_they_are_defined() -> None:
-    x = np.array([[0.0, 0.5, -0.1, 0.2], [0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]], np.float32)
-    assert prepared(x, "none") is x
-    np.testing.assert_allclose(prepared(x, "peak")[0], x[0] / 2, atol=1e-7)
-    assert not prepared(x, "peak")[1].any()
-    hoplite = prepared(x, "hoplite")
-    np.testing.assert_allclose(hoplite[0], (x[0] - 0.15) * 0.25 / 0.35, atol=1e-7)
-    assert not hoplite[1].any()
+@pytest.mark.parametrize(("factor", "passed"), [(2.0, True), (2.001, False)])
+def test_any_trained_head_is_proven(
+    candidate: parity.Candidate, inputs: list[CheckInput], tmp_path: Path, factor: float, passed: bool
+) -> None:
+    matrix = (factor * np.eye(candidate.widths["block_21"])[:, :3]).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["block_21", "m"], ["logits"])],
+        "head",
+        [helper.make_tensor_value_info("block_21", 1, ["batch", len(matrix)])],
+        [helper.make_tensor_value_info("logits", 1, ["batch", 3])],
+        [numpy_helper.from_array(matrix, "m")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "h.onnx")
+    fold = HeadCheckpoint(Doubling(), ("a", "b", "c"), {"block_21": len(matrix)}, "none")
+    report = parity.prove(replace(candidate, head=tmp_path / "h.onnx", folds=(fold,)), None, inputs[:1])
+    assert {(c.measure, c.against, c.limit) for c in report.comparisons} == {("head", "tensorflow", 1e-5)}
+    assert bool(report.failures) != passed
 
 
-def test_windows_come_from_the_recordings(tmp_path: Path) -> None:
-    rate = 32_000
-    samples = np.repeat(np.arange(1, 7) / 10, 5 * rate).astype(np.float32)
-    (tmp_path / "in").mkdir()
-    soundfile.write(tmp_path / "in" / "steps.wav", samples, rate, subtype="FLOAT")
-    soundfile.write(tmp_path / "in" / "short.wav", samples[: 2 * rate], rate, subtype="FLOAT")
-    short, steps, *extremes = check_inputs([tmp_path / "in"])
-    assert (short.name, steps.name) == ("short.wav", "steps.wav")
-    assert short.waveforms.shape == (1, 160_000)
-    np.testing.assert_allclose(short.waveforms[0, [0, 2 * rate]], [0.1, 0.0], atol=1e-6)
-    np.testing.assert_allclose(steps.waveforms[:, 80_000], [0.1, 0.3, 0.4, 0.6], atol=1e-6)
-    assert not any(item.natural for item in extremes)
-    assert {"silence", "DC offset", "clipping", "full-scale noise"} <= {item.name for item in extremes}
-    assert all(np.abs(item.waveforms).max() <= 1 for item in extremes)
+def test_limits_of_a_head_are_those_given(
+    candidate: parity.Candidate, small_weights: Weights, inputs: list[CheckInput], tmp_path: Path
+) -> None:
+    widths = {name: candidate.widths[name] for name in ("block_21",)}
+    fold = HeadCheckpoint(
+        build_head(HeadConfig(d=16), tuple(widths.values()), 3).eval(), ("a", "b", "c"), widths, "none"
+    )
+    export_head([fold], tmp_path / "head.onnx")
+    with_head = replace(candidate, head=tmp_path / "head.onnx", folds=(fold,))
+    report = parity.prove(with_head, None, inputs[:1], limits=Limits(head_relative_l2=0.0))
+    assert {c.limit for c in report.comparisons} == {0.0}
+    assert report.failures
 
 
-def test_synthetic_windows_are_the_same_every_time() -> None:
-    first, second = check_inputs(), check_inputs()
-    assert sum(item.natural for item in first) >= 5
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a.waveforms, b.waveforms)
-    levels = [20 * np.log10(item.waveforms.std()) for item in first if item.natural]
-    assert max(levels) - min(levels) > 20
+def test_another_family_is_proven_like_perch(tmp_path: Path) -> None:
+    """Windows of 1.5 s at 8 kHz, samples as the network's input, one output: nothing of Perch is in a proof."""
+    window = WindowSpec(8_000, 1.5)
+    matrix = np.random.default_rng(3).standard_normal((window.samples, 4)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["sound", "m"], ["embedding"])],
+        "other",
+        [helper.make_tensor_value_info("sound", 1, ["batch", window.samples])],
+        [helper.make_tensor_value_info("embedding", 1, ["batch", 4])],
+        [numpy_helper.from_array(matrix, "m")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "other.onnx")
+    frontend = FrontendSpec("waveform")
+    other = parity.Candidate(
+        tmp_path / "other.onnx",
+        window,
+        Input("sound", (window.samples,)),
+        frontend,
+        {"embedding": 4},
+        parity.Definition(
+            frontend,
+            lambda windows: windows,
+            lambda windows: windows.astype(np.float64),
+            lambda inputs: {"embedding": inputs.astype(np.float64) @ matrix.astype(np.float64)},
+        ),
+    )
 
+    def right(waveforms: np.ndarray) -> dict[str, np.ndarray]:
+        return {"spectrogram": waveforms, "embedding": waveforms[:, ::-1] @ matrix[::-1]}
 
-def test_missing_check_audio_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="does not exist"):
-        check_inputs([tmp_path / "none"])
-    with pytest.raises(AudioError, match="holds no recordings"):
-        check_inputs([tmp_path])
+    def wrong(waveforms: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: array * np.float32(1.02) for name, array in right(waveforms).items()}
+
+    report = parity.prove(other, right, check_inputs(window))
+    report.require()
+    assert json.loads(report.to_json())["frontend"] == {"kind": "waveform"}
+    assert {c.measure for c in parity.prove(other, wrong, check_inputs(window)).failures} == {
+        "spectrogram",
+        "end_to_end",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,30 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("torch", reason="needs the extra bce[export]")
 
-from bce.engine.errors import AudioError, ExportError, OptionsError, ParityError
-from bce.engine.frontends.perch import log_mel_reference
+from bce.engine.errors import ExportError, OptionsError, ParityError
+from bce.engine.frontends.perch import WINDOW, PerchFrontend, Preparation, log_mel_reference
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.model import Model
 from bce.export.commands import export as cli
 from bce.export.commands.options import ExportOptions
-from bce.export.perch.graph import export_backbone
+from bce.export.perch.architecture import INT8_FIRST_BLOCKS
+from bce.export.perch.graph import export_backbone, pointwise_block
 from bce.export.perch.weights import Weights
 from bce.export.proof import calibration
-from bce.export.proof.calibration import calibration_windows, compare, quantize_within_limits, rank_correlation
+from bce.export.proof.calibration import (
+    Int8,
+    calibration_inputs,
+    compare,
+    quantize_within_limits,
+    rank_correlation,
+)
 from bce.export.proof.quantize import LARGEST_WEIGHT, quantize_backbone, quantized_weights
+
+INT8 = Int8(INT8_FIRST_BLOCKS, pointwise_block)
+
+
+def calibration_windows(paths: list[Path], preparation: Preparation) -> np.ndarray:
+    return calibration_inputs(paths, WINDOW, PerchFrontend(preparation))
 
 
 def run(path: Path, log_mel: np.ndarray) -> dict[str, np.ndarray]:
@@ -125,7 +139,7 @@ def test_a_convolution_becomes_the_8_bit_product_of_its_definition(tmp_path: Pat
     kernel = rng.standard_normal((width, width, 1, 1)).astype(np.float32)
     bias = rng.standard_normal(width).astype(np.float32)
     small_graph(tmp_path / "fp32.onnx", kernel, bias, gated)
-    assert quantize_backbone(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", 20) == 1
+    assert quantize_backbone(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", 20, pointwise_block) == 1
     data = rng.standard_normal((1, width, 7, 5)).astype(np.float32)
     exact, found = run(tmp_path / "fp32.onnx", data), run(tmp_path / "int8.onnx", data)
     assert np.allclose(found["b"], exact["b"], atol=1e-5)
@@ -141,7 +155,7 @@ def test_a_convolution_becomes_the_8_bit_product_of_its_definition(tmp_path: Pat
 @pytest.mark.parametrize("first_block", [0, 8, 25])
 def test_only_what_was_chosen_is_int8(backbone: Path, log_mels: np.ndarray, tmp_path: Path, first_block: int) -> None:
     path = tmp_path / "int8.onnx"
-    count = quantize_backbone(backbone, path, first_block)
+    count = quantize_backbone(backbone, path, first_block, pointwise_block)
     # 24 blocks expand and all 26 project; then the convolution behind the last block, and the classifier
     assert count == sum(1 + (block > 1) for block in range(first_block, 26)) + 2
     model = onnx.load(path)
@@ -165,7 +179,7 @@ def test_without_quantising_the_rewritten_layouts_change_nothing(
     backbone: Path, log_mels: np.ndarray, tmp_path: Path
 ) -> None:
     """The same graph with float32 products in place of the int8 ones: all that is left is rounding."""
-    quantize_backbone(backbone, tmp_path / "int8.onnx", 0)
+    quantize_backbone(backbone, tmp_path / "int8.onnx", 0, pointwise_block)
     model = onnx.load(tmp_path / "int8.onnx")
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     sources = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(backbone).graph.initializer}
@@ -193,7 +207,7 @@ def test_without_quantising_the_rewritten_layouts_change_nothing(
 def test_a_graph_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
     small_graph(tmp_path / "fp32.onnx", np.ones((4, 4, 1, 1), np.float32), np.zeros(4, np.float32), True)
     with pytest.raises(ExportError, match="no pointwise convolution from block 21"):
-        quantize_backbone(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", 21)
+        quantize_backbone(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", 21, pointwise_block)
     assert not (tmp_path / "int8.onnx").exists()
 
 
@@ -216,18 +230,20 @@ def test_the_gate_wants_both_nearness_and_order() -> None:
     rng = np.random.default_rng(1)
     expected = {"block_25": rng.standard_normal((20, 8)), "label": rng.standard_normal((20, 6))}
     near = {name: array * 1.05 for name, array in expected.items()}
-    assert compare(near, expected, 8, 1).passed
-    assert compare(near, expected, 8, 1).relative_l2["block_25"] == pytest.approx(0.05)
-    assert not compare(near | {"block_25": expected["block_25"] * 1.11}, expected, 8, 1).passed
-    assert not compare(near | {"block_25": expected["block_25"] * np.nan}, expected, 8, 1).passed
+    assert compare(near, expected, 8, 1, "label").passed
+    assert compare(near, expected, 8, 1, "label").relative_l2["block_25"] == pytest.approx(0.05)
+    assert not compare(near | {"block_25": expected["block_25"] * 1.11}, expected, 8, 1, "label").passed
+    assert not compare(near | {"block_25": expected["block_25"] * np.nan}, expected, 8, 1, "label").passed
     # nearly equal scores in another order
     flat = {"label": 100 + 0.01 * expected["label"]}
-    assert not compare({"label": flat["label"][::-1]}, flat, 8, 1).passed
-    assert compare({"block_25": near["block_25"]}, {"block_25": expected["block_25"]}, 8, 1).rank_correlation is None
+    assert not compare({"label": flat["label"][::-1]}, flat, 8, 1, "label").passed
+    assert (
+        compare({"block_25": near["block_25"]}, {"block_25": expected["block_25"]}, 8, 1, None).rank_correlation is None
+    )
 
 
 @pytest.mark.parametrize("preparation", ["none", "hoplite"])
-def test_windows_are_the_engines(recordings: Path, preparation: str) -> None:
+def test_windows_are_the_engines(recordings: Path, preparation: Preparation) -> None:
     windows = calibration_windows([recordings], preparation)
     audio = [soundfile.read(path)[0] for path in sorted(recordings.iterdir())]
     # 6 s make a chunk and one of a tail of 1 s
@@ -253,7 +269,7 @@ def test_the_fastest_form_that_keeps_the_quality_is_taken(
 ) -> None:
     monkeypatch.setattr(calibration, "RELATIVE_L2_LIMIT", 10.0)
     monkeypatch.setattr(calibration, "RANK_CORRELATION_LIMIT", -1.0)
-    widest = quantize_within_limits(backbone, tmp_path / "a.onnx", log_mels)
+    widest = quantize_within_limits(backbone, tmp_path / "a.onnx", log_mels, INT8, "label")
     assert widest.first_block == 8
     expected, found = ([run(path, w[None]) for w in log_mels] for path in (backbone, tmp_path / "a.onnx"))
     for name, value in widest.relative_l2.items():
@@ -261,12 +277,12 @@ def test_the_fastest_form_that_keeps_the_quality_is_taken(
         assert value == pytest.approx(np.linalg.norm(one - other) / np.linalg.norm(other), rel=1e-3)
     monkeypatch.setattr(calibration, "RELATIVE_L2_LIMIT", 0.999 * max(widest.relative_l2.values()))
     lines: list[str] = []
-    less = quantize_within_limits(backbone, tmp_path / "b.onnx", log_mels, say=lines.append)
+    less = quantize_within_limits(backbone, tmp_path / "b.onnx", log_mels, INT8, "label", say=lines.append)
     assert less.first_block > 8
     assert "too far from fp32" in lines[0]
     monkeypatch.setattr(calibration, "RELATIVE_L2_LIMIT", 1e-9)
     with pytest.raises(ParityError, match="export with --precision fp32"):
-        quantize_within_limits(backbone, tmp_path / "c.onnx", log_mels)
+        quantize_within_limits(backbone, tmp_path / "c.onnx", log_mels, INT8, "label")
     assert not (tmp_path / "c.onnx").exists()
 
 
@@ -306,5 +322,12 @@ def test_the_export_carries_int8_beside_fp32(
 
 
 def test_a_missing_recording_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="does not exist"):
+    with pytest.raises(OptionsError, match="does not exist"):
         calibration_windows([tmp_path / "nowhere"], "none")
+
+
+def test_hidden_files_are_passed_over(recordings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "card"
+    shutil.copytree(recordings, folder)
+    (folder / "._recording_00.wav").write_bytes(b"not a recording")
+    assert np.array_equal(calibration_windows([folder], "none"), calibration_windows([recordings], "none"))

@@ -1,0 +1,100 @@
+"""What ``bce-export --info`` says of a bundle and its proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from bce.engine.network.bundle import PARITY, Bundle
+from bce.engine.network.manifest import Manifest
+
+_REDISTRIBUTION = {
+    True: "the bundle may be passed on",
+    False: "the bundle must not be passed on",
+    None: "whether the bundle may be passed on is not known",
+}
+
+
+def info_lines(bundle: Bundle) -> Iterator[str]:
+    """A bundle and its proof, for reading."""
+    manifest = bundle.manifest
+    source, window = manifest.source, manifest.window
+    yield f"{manifest.name} ({bundle.path})"
+    if manifest.notice:
+        yield f"  notice       {manifest.notice}"
+    yield f"  source       {source.file}, {source.form}, licence {source.licence}"
+    yield f"               {_REDISTRIBUTION[source.may_redistribute]}"
+    yield f"               SHA-256 {source.sha256}"
+    yield f"  family       {manifest.family}"
+    yield f"  window       {window.window_s:g} s at {window.sample_rate} Hz"
+    yield f"  frontend     {_frontend(manifest)}"
+    yield f"  input        {manifest.input.name} [{', '.join(map(str, manifest.input.shape))}]"
+    for place, output in enumerate(manifest.outputs):
+        width = "?" if output.width is None else output.width
+        yield f"  {'' if place else 'outputs':<12} {output.name} [{width}], {output.kind}"
+    yield f"  head         {_head(manifest)}"
+    if bundle.classes:
+        yield f"  classes      {len(bundle.classes)}: {', '.join(bundle.classes[:3])}, ..."
+    yield f"  score        {_score(manifest)}"
+    shifts = ", ".join(f"{shift:g}" for shift in manifest.placing.shifts_s)
+    yield f"  placing      shifts {shifts} s, {manifest.placing.reduce} of the logits"
+    for name in manifest.files:
+        yield f"  file         {name}, {(bundle.path / name).stat().st_size / 1e6:.2f} MB"
+    yield f"  precisions   {', '.join(manifest.variants)}"
+    yield f"  made with    {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}"
+    yield f"  identity     {manifest.identity}"
+    yield from _parity_lines(bundle)
+
+
+def _frontend(manifest: Manifest) -> str:
+    settings = (f"{name} {value}" for name, value in manifest.frontend.settings.items())
+    return ", ".join((manifest.frontend.kind, *settings))
+
+
+def _head(manifest: Manifest) -> str:
+    head = manifest.head
+    if head.trained:
+        return f"{head.kind}, {head.folds} folds, {head.parameters:,} parameters"
+    return "none: features only" if head.kind == "none" else f"own: the classifier of {manifest.family} itself"
+
+
+def _score(manifest: Manifest) -> str:
+    score = manifest.score
+    if score is None:
+        return "none"
+    spaces = {"logit": "logits", "probability": "probabilities"}
+    unknown = len(score.unknown)
+    constant = f"; {unknown} of the classes cannot be heard, their scores are constant" if unknown else ""
+    return f"{score.output}, {spaces[score.space]}{constant}"
+
+
+def _parity_lines(bundle: Bundle) -> Iterator[str]:
+    path = bundle.file(PARITY)
+    if path is None:
+        return
+    parity = json.loads(path.read_text(encoding="utf-8"))
+    yield f"  parity       {parity['status']}, {len(parity['comparisons'])} comparisons"
+    yield from _parity_table(parity["comparisons"])
+    if (int8 := parity.get("int8")) is not None:
+        ranks = int8["rank_correlation"]
+        yield f"    int8 against fp32 on {int8['windows']} windows, from block {int8['first_block']} on:" + (
+            "" if ranks is None else f" rank correlation {ranks:.4f}"
+        )
+        for output, value in int8["relative_l2"].items():
+            yield f"    {'int8':<12} {output:<12} {value:>9.1e}"
+
+
+def _parity_table(comparisons: Sequence[dict[str, object]]) -> Iterator[str]:
+    """The worst of each measure and output, on natural audio and on extremes."""
+    worst: dict[tuple[object, object], dict[bool, float]] = {}
+    for row in comparisons:
+        value = row["max_abs" if row["measure"] == "spectrogram" else "relative_l2"]
+        assert isinstance(value, float)
+        cell = worst.setdefault((row["measure"], row["output"]), {})
+        natural = bool(row["natural"])
+        cell[natural] = max(cell.get(natural, 0.0), value)
+    if worst:
+        yield f"    {'measure':<12} {'output':<12} {'natural':>9} {'extremes':>9}"
+    for (measure, output), cell in worst.items():
+        shown = [f"{cell[kind]:.1e}" if kind in cell else "-" for kind in (True, False)]
+        yield f"    {measure!s:<12} {output!s:<12} {shown[0]:>9} {shown[1]:>9}"
