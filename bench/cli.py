@@ -99,8 +99,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
-    args = parser().parse_args(arguments)
-    return run_command(NAME, lambda: _run(args), "bce[dev]")
+    return run_command(NAME, lambda: _run(parser().parse_args(arguments)), "bce[dev]")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -128,10 +128,9 @@ def _make_head(folder: Path) -> None:
     """Folds of an attention head as if trained: fresh weights cost what trained ones do."""
     import torch
 
-    from bce.export.commands.options import DEFAULT_BLOCKS
     from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint
     from bce.export.heads.modules import HeadConfig, build_head
-    from bce.export.perch.architecture import architecture
+    from bce.export.perch.architecture import DEFAULT_BLOCKS, architecture
 
     widths = {block.name: block.out_channels for block in architecture().blocks if block.index in DEFAULT_BLOCKS}
     labels = tuple(f"class_{index}" for index in range(CLASSES))

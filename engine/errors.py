@@ -1,7 +1,7 @@
 """What can go wrong, as a short tree of exceptions.
 
 Each carries the thing it is about (usually a path) and the reason, so that a caller can act on either and a
-command line can print one line: ``<path>: <reason>``. Library code raises; only the ``cli.py`` files print.
+command line can print one line: ``<path>: <reason>``. Library code raises; only commands print.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def folder_beside(out: StrPath) -> Iterator[Path]:
 
     A folder that stands there already is moved away before and deleted after, or put back.
     """
-    place = Path(out)
+    place = Path(os.path.realpath(out))  # of a link: the folder that it points to
     folder = _partial(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -91,7 +91,7 @@ def _into_place(folder: Path, place: Path) -> None:
     os.rename(place, old)
     try:
         os.rename(folder, place)
-    except OSError:
+    except BaseException:
         os.rename(old, place)
         raise
     shutil.rmtree(old)

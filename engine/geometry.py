@@ -20,8 +20,10 @@ SHIFT_STEP_S = 0.01
 """Shifts and windows start on a grid of 10 ms, on which frontends share frames."""
 MIN_TAIL_S = 1.0
 """A tail of a recording that is shorter than this makes no chunk."""
-UNITS_PER_S = 100_000
-"""Durations are counted in hundred thousandths of a second: they are quotients of frames and rates, not exact."""
+RESOLUTION_S = 5e-6
+"""Durations are taken to this: they are quotients of frames and rates, not exact."""
+MOST_SAMPLES = 1 << 31
+"""Of a window or a chunk: fewer than half a day at 48 kHz, and what an index of 32 bits can hold."""
 
 SHIFT_SETS: dict[int, tuple[float, ...]] = {1: (0.0,), 3: (-1.0, 0.0, 1.0), 5: (-2.0, -1.0, 0.0, 1.0, 2.0)}
 
@@ -75,8 +77,9 @@ class ChunkGrid:
 
     def chunks(self, duration_s: float) -> int:
         """Chunks of a recording: one per whole chunk, and one for a tail of at least 1 s (or of a chunk below that)."""
-        whole, tail = divmod(round(duration_s * UNITS_PER_S), round(self.chunk_s * UNITS_PER_S))
-        return whole + (tail >= round(min(MIN_TAIL_S, self.chunk_s) * UNITS_PER_S))
+        whole = math.floor((duration_s + RESOLUTION_S) / self.chunk_s)
+        tail_s = duration_s + RESOLUTION_S - whole * self.chunk_s
+        return whole + (tail_s >= min(MIN_TAIL_S, self.chunk_s))
 
     def samples(self, sample_rate: int) -> int:
         """Samples of a chunk at a rate.
@@ -93,7 +96,7 @@ class ChunkGrid:
 
 def _whole_samples(what: str, seconds: float, sample_rate: int) -> int:
     samples = seconds * sample_rate
-    if not (samples >= 1 and math.isclose(samples, round(samples), rel_tol=1e-9)):
+    if not (1 <= samples < MOST_SAMPLES and math.isclose(samples, round(samples), rel_tol=1e-9)):
         raise OptionsError(f"{what} of {seconds:g} s are not a whole number of samples at {sample_rate} Hz")
     return round(samples)
 
@@ -130,7 +133,7 @@ def check_shifts(shifts_s: Sequence[float]) -> tuple[float, ...]:
         raise OptionsError("shifts: at least one is needed; 0 is the chunk itself")
     exact: list[float] = []
     for shift in shifts_s:
-        steps = round(shift / SHIFT_STEP_S) if math.isfinite(shift) else 0
+        steps = round(shift / SHIFT_STEP_S) if math.isfinite(shift / SHIFT_STEP_S) else 0
         if not math.isclose(steps * SHIFT_STEP_S, shift, abs_tol=1e-9):
             raise OptionsError(f"shift {shift:g} s is not a multiple of {SHIFT_STEP_S} s")
         if steps / 100 in exact:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -100,7 +101,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive chunks of a recording, at most an hour of them.
+    """Consecutive chunks of a recording: at most an hour of them, or one audio block where that is longer.
 
     Attributes:
         recording: which.
@@ -141,22 +142,26 @@ class RecordingResult(Outcome):
     window_start_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
-def whole_recordings(parts: Iterable[Part]) -> Iterator[RecordingResult]:
-    """Join the parts of each recording, as they come."""
+def whole_recordings(parts: Generator[Part, None, None]) -> Iterator[RecordingResult]:
+    """Join the parts of each recording, as they come; whoever stops early stops what gives the parts."""
     held: list[Part] = []
-    for part in parts:
-        held.append(part)
-        if part.outcome is None:
-            continue
-        featured = [part for part in held if part.features]
-        yield RecordingResult(
-            recording=part.recording,
-            logits=np.concatenate([part.logits for part in held]),
-            features={
-                name: np.concatenate([part.features[name] for part in featured])
-                for name in (featured[0].features if featured else ())
-            },
-            window_start_s=np.concatenate([part.window_start_s for part in held]),
-            **vars(part.outcome),
-        )
-        held = []
+    with closing(parts):
+        for part in parts:
+            held.append(part)
+            if part.outcome is not None:
+                yield _joined(held, part.outcome)
+                held = []
+
+
+def _joined(parts: list[Part], outcome: Outcome) -> RecordingResult:
+    featured = [part for part in parts if part.features]
+    return RecordingResult(
+        recording=parts[0].recording,
+        logits=np.concatenate([part.logits for part in parts]),
+        features={
+            name: np.concatenate([part.features[name] for part in featured])
+            for name in (featured[0].features if featured else ())
+        },
+        window_start_s=np.concatenate([part.window_start_s for part in parts]),
+        **vars(outcome),
+    )

@@ -17,6 +17,9 @@ UNKNOWN = "unknown"
 PERMISSIVE = frozenset({"Apache-2.0"})
 """Licences that are known to let a bundle be passed on, by their SPDX names."""
 
+SPECTROGRAM = "spectrogram"
+"""What a reference calls the network's input."""
+
 W = TypeVar("W")
 
 

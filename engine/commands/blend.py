@@ -54,11 +54,12 @@ def _run(args: argparse.Namespace) -> None:
     from bce.engine.tables.blend import BlendOptions, blend, parse_input
     from bce.engine.taxonomy import Taxonomy
 
+    smoothing = args.taxonomy_smoothing
     inputs = [parse_input(text) for text in args.tables]
     options = BlendOptions(
         mode=args.mode,
         allow_missing=args.allow_missing,
-        taxonomy_smoothing=parse_taxonomy_smoothing(args.taxonomy_smoothing or "none"),
+        taxonomy_smoothing=() if smoothing is None else parse_taxonomy_smoothing(smoothing),
         exclude=flags.names_of(args.taxonomy_exclude),
     )
     taxonomy = None if args.taxonomy is None else Taxonomy.read(args.taxonomy)

@@ -55,7 +55,9 @@ def add_shifts(parser: Parser, default: str | None = None, default_says: str = "
 def add_names(parser: Parser) -> None:
     """``--name-pattern`` and ``--utc-offset``, see :func:`name_rule`."""
     parser.add_argument(
-        "--name-pattern", metavar="REGEX", help="how file names give (?P<site>), (?P<date>) and (?P<time>)"
+        "--name-pattern",
+        metavar="REGEX",
+        help="how file names give (?P<site>), (?P<date>), (?P<time>) and (?P<id>) (default: BirdCLEF's way)",
     )
     parser.add_argument(
         "--utc-offset", type=float, default=0.0, metavar="HOURS", help="of the times in file names (default: 0)"

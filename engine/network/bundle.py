@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,7 @@ class Bundle:
         manifest_path = folder / MANIFEST
         if not manifest_path.is_file():
             raise BundleError(f"is not a bundle: it has no {MANIFEST}; make one with bce-export", folder)
-        manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"), manifest_path)
+        manifest = Manifest.from_json(manifest_path.read_bytes(), manifest_path)
         needed = {HEAD: manifest.head.trained, CLASSES: manifest.score is not None}
         for name, wanted in needed.items():
             if wanted and name not in manifest.files:
@@ -57,6 +58,8 @@ class Bundle:
                 raise BundleError("is missing from the bundle: export it again", file)
             if verify and sha256(file) != digest:
                 raise BundleError("is not the file that was exported (its SHA-256 differs): export it again", file)
+            if file.suffix == ".onnx" and _has_external_data(file):
+                raise BundleError("keeps weights in another file, which nothing vouches for: export it again", file)
         return cls(folder, manifest)
 
     @cached_property
@@ -106,3 +109,11 @@ class Bundle:
     def identity(self) -> str:
         """See :attr:`bce.engine.network.manifest.Manifest.identity`."""
         return self.manifest.identity
+
+
+def _has_external_data(graph: Path) -> bool:
+    """Whether an ONNX file has a tensor whose numbers lie elsewhere: its entry "location", as protobuf writes it."""
+    if not graph.stat().st_size:
+        return False
+    with open(graph, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"\x0a\x08location\x12") >= 0

@@ -190,7 +190,6 @@ class Manifest:
             "window": asdict(self.window),
             "input": asdict(self.input),
             "frontend": asdict(self.frontend),
-            "frontend_arrays": self.files.get("frontend.npz", ""),
             "outputs": self.output_names,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -203,8 +202,8 @@ class Manifest:
         return json.dumps(content, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, path: str | os.PathLike[str]) -> Manifest:
-        """Parse and check a manifest of this schema, or of schema 1.
+    def from_json(cls, text: str | bytes, path: str | os.PathLike[str]) -> Manifest:
+        """Parse and check a manifest of this schema, or of schema 1; bytes are UTF-8.
 
         Raises:
             BundleError: naming the field that is missing, unknown or wrong.
@@ -215,7 +214,8 @@ class Manifest:
             raise BundleError(f"is not JSON ({error})", path) from None
         if not isinstance(content, dict) or "schema" not in content:
             raise BundleError("is not a bundle's manifest: it has no field 'schema'", path)
-        if content["schema"] == 1:
+        schema = content["schema"]
+        if schema == 1:
             from bce.engine.network.schema1 import upgraded
 
             content = upgraded(content, path)
@@ -229,11 +229,14 @@ class Manifest:
             settings = {name: value for name, value in frontend.items() if name != "kind"}
             content["frontend"] = {"settings": settings} | {k: v for k, v in frontend.items() if k == "kind"}
         try:
-            manifest = read_record(cls, content, path)
+            manifest: Manifest = read_record(cls, content, path)
             check_reach(check_shifts(manifest.placing.shifts_s), manifest.window)
         except OptionsError as error:
             raise BundleError(error.reason, path) from None
         _check_together(manifest, path)
+        unsaid = [output.name for output in manifest.outputs if output.width is None]
+        if unsaid and schema == SCHEMA_VERSION:
+            raise BundleError(f"field 'outputs' does not say the width of {unsaid[0]}", path)
         return manifest
 
 

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from bce.engine.errors import BundleError
-from bce.engine.network.bundle import HEAD, Bundle
+from bce.engine.network.bundle import CLASSES, HEAD, MANIFEST, Bundle
+from bce.engine.network.manifest import Score
 from bce.engine.network.runtimes import open_backbone
 from bce.engine.network.sessions import open_session
 from bce.engine.results import Features
-
-SMALLEST = 1e-15
-"""Probabilities are kept this far from 0 and 1 before their logit is taken."""
+from bce.engine.scales import to_logits
 
 
 class Model:
@@ -39,13 +37,22 @@ class Model:
         self.classes = len(bundle.classes)
         self._score = bundle.manifest.score
         self._head = None
+        path = bundle.path / HEAD
         if bundle.manifest.head.trained:
-            path = bundle.path / HEAD
             self._head = open_session(path)
             self._head_inputs = [node.name for node in self._head.get_inputs()]
             missing = [name for name in self._head_inputs if name not in self.outputs]
             if missing:
                 raise BundleError(f"wants {', '.join(missing)}, which the backbone does not give", path)
+        if self._score is not None:
+            _check_classes(bundle, self._score, self._width_of_scores())
+
+    def _width_of_scores(self) -> int | None:
+        if self._head is not None:
+            (logits,) = (node for node in self._head.get_outputs() if node.name == "logits")
+            return logits.shape[1] if isinstance(logits.shape[1], int) else None
+        assert self._score is not None
+        return self.widths[self._score.output]
 
     def features(self, inputs: NDArray[np.float32]) -> Features:
         """Run the backbone.
@@ -66,4 +73,16 @@ class Model:
             scores = self._head.run(["logits"], {name: features[name] for name in self._head_inputs})[0]
         if self._score.space == "logit":
             return scores
-        return logit(np.clip(scores.astype(np.float64), SMALLEST, 1 - SMALLEST)).astype(np.float32)
+        return to_logits(scores).astype(np.float32)
+
+
+def _check_classes(bundle: Bundle, score: Score, width: int | None) -> None:
+    """Refuse scores that are not those of the bundle's classes."""
+    classes = bundle.classes
+    if width != len(classes):
+        raise BundleError(
+            f"has {len(classes)} classes, but '{score.output}' gives {width} scores", bundle.path / CLASSES
+        )
+    strange = [label for label in score.unknown if label not in bundle.taxonomy.index]
+    if strange:
+        raise BundleError(f"field 'score.unknown' names '{strange[0]}', which is no class", bundle.path / MANIFEST)

@@ -101,13 +101,19 @@ def _check(session: ort.InferenceSession, bundle: Bundle, path: object) -> None:
     if found != [(wanted.name, wanted.shape)]:
         shown = ", ".join(f"{name} {list(shape)}" for name, shape in found)
         raise BundleError(f"takes {shown}, but the manifest names {wanted.name} {list(wanted.shape)}", where)
+    for node in (*session.get_inputs(), *session.get_outputs()):
+        if node.type != "tensor(float)":
+            raise BundleError(f"has {node.name} as {node.type}, expected float32", where)
+        if isinstance(node.shape[0], int) and node.shape[0] != 1:
+            raise BundleError(f"has {node.name} for {node.shape[0]} windows at once, expected one or any number", where)
     names = [output.name for output in session.get_outputs()]
     if names != list(manifest.output_names):
         raise BundleError(
             f"puts out {', '.join(names)}, but the manifest names {', '.join(manifest.output_names)}", where
         )
     for node, output in zip(session.get_outputs(), manifest.outputs, strict=True):
-        if output.width is not None and node.shape[1:] != [output.width]:
-            raise BundleError(
-                f"puts out {output.name} {list(node.shape[1:])}, but the manifest says {output.width} numbers", where
-            )
+        shape = list(node.shape[1:])
+        if output.width is not None and shape != [output.width]:
+            raise BundleError(f"puts out {output.name} {shape}, but the manifest says {output.width} numbers", where)
+        if len(shape) != 1 or not isinstance(shape[0], int):
+            raise BundleError(f"puts out {output.name} {shape}, expected a known number for each window", where)

@@ -30,11 +30,11 @@ def upgraded(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str,
             {"name": name, "kind": _KINDS.get(name, "block"), "width": blocks.get(name)} for name in content["outputs"]
         ]
         preparation = content["preparation"]
+        if head.get("kind") == "perch":
+            head["kind"] = "own"
+        score = {"none": None, "own": {"output": "label"}}.get(head.get("kind", ""), {"output": "head"})
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"is not a manifest of schema 1: {error!r} is missing or wrong", path) from None
-    if head.get("kind") == "perch":
-        head["kind"] = "own"
-    score = {"none": None, "own": {"output": "label"}}.get(head.get("kind", ""), {"output": "head"})
     kept = ("name", "source", "variants", "files", "parity", "versions", "notice")
     return {
         "schema": 2,

@@ -29,8 +29,6 @@ def open_session(graph: str | os.PathLike[str] | bytes) -> ort.InferenceSession:
     options = _options()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # values far below float32's normal range cost up to a hundred times a normal one, and mean nothing here
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     path = None if isinstance(graph, bytes) else graph
     try:
         return _open(graph if isinstance(graph, bytes) else os.fspath(graph), options)

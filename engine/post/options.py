@@ -80,6 +80,8 @@ def tuned_options(values: Mapping[str, Any]) -> PostprocessOptions:
     for name in values:
         if name not in known:
             raise BundleError(f"has the unknown field 'post.{name}': it was written by a newer version")
+        if not _is_of_its_kind(name, values[name]):
+            raise BundleError(f"field 'post.{name}' is {values[name]!r}, expected {_KINDS.get(name, 'a number')}")
     given = dict(values)
     try:
         if "taxonomy" in given:
@@ -94,8 +96,27 @@ def tuned_options(values: Mapping[str, Any]) -> PostprocessOptions:
         return PostprocessOptions(**given)
     except OptionsError as error:
         raise BundleError(f"field 'post': {error.reason}") from None
-    except (TypeError, ValueError):
-        raise BundleError(f"field 'post' holds a value that is not of its kind: {given!r}") from None
+
+
+_KINDS = {
+    "smooth_on": "a text",
+    "taxonomy": "an object of amounts by level",
+    "exclude": "a list of texts",
+}
+
+
+def _is_of_its_kind(name: str, value: Any) -> bool:
+    if name == "smooth_on":
+        return isinstance(value, str)
+    if name == "exclude":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if name == "taxonomy":
+        return isinstance(value, Mapping) and all(map(_is_number, value.values()))
+    return _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _in_range(name: str, value: float, largest: float) -> None:

@@ -114,9 +114,12 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
         if engine.stop_switch.reason is None:  # else a thread may still be inside the network
             engine.close()  # before the table is written, which takes memory of its own
         outputs.finish()
-    except BaseException:
+    except BaseException as error:
         progress.close()
-        outputs.abort()
+        try:
+            outputs.abort()
+        except OSError as another:  # the disk is still full, say: what went wrong first is what matters
+            error.add_note(str(another))
         raise
     report.wall_s = time.monotonic() - began
     return report

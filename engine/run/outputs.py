@@ -1,8 +1,9 @@
-"""What a run writes: its parts through post-processing into sinks, all of them finished or none."""
+"""What a run writes: its parts through post-processing into sinks, each of which ends whole or leaves nothing."""
 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from bce.engine.post.postprocessor import Postprocessor, ScoredPart
@@ -12,7 +13,7 @@ from bce.engine.run.engine import Engine
 from bce.engine.run.record import RunReport
 from bce.engine.tables.expected_rows import ExpectedRows
 from bce.engine.tables.feature_files import FeatureSink
-from bce.engine.tables.sinks import ScoreTableSink
+from bce.engine.tables.sinks import ScoreTableSink, Sink
 from bce.engine.tables.submissions import SampleSubmission
 
 
@@ -49,14 +50,17 @@ class Outputs:
         self._expected = ExpectedRows(grid, sample, headers.chunks, fills)
         self._scores: ScoreTableSink | None = None
         self._features: FeatureSink | None = None
+        self._sinks: list[Sink[ScoredPart] | Sink[Part]] = []
         try:
             if out is not None:
                 self._scores = ScoreTableSink(out, bundle.classes, grid, self._expected, sample, fills)
+                self._sinks.append(self._scores)
             if features_out is not None:
                 widths, manifest = engine.member.model.widths, bundle.manifest
                 self._features = FeatureSink(
                     features_out, widths, manifest.window, grid, bundle=bundle.identity, notice=manifest.notice
                 )
+                self._sinks.append(self._features)
         except BaseException:
             self.abort()
             raise
@@ -83,17 +87,14 @@ class Outputs:
     def finish(self) -> None:
         """Write the tables."""
         clock = time.perf_counter()
-        if self._scores is not None:
-            self._scores.finish()
-            summary = self._scores.summary
-            assert summary is not None
+        for sink in self._sinks:
+            sink.finish()
+        if self._scores is not None and (summary := self._scores.summary) is not None:
             self._report.rows, self._report.filled = summary.rows, summary.filled
-        if self._features is not None:
-            self._features.finish()
         self._report.write_s += time.perf_counter() - clock
 
     def abort(self) -> None:
-        """Leave nothing behind."""
-        for sink in (self._scores, self._features):
-            if sink is not None:
-                sink.abort()
+        """Leave nothing behind that was not finished."""
+        with ExitStack() as stack:  # each is aborted, also where another cannot be
+            for sink in self._sinks:
+                stack.callback(sink.abort)

@@ -30,7 +30,7 @@ class RunReport:
         interrupted: the signal that ended the run early, if one did.
         wall_s: from the start of the process's work to the finished table.
         ready_s: from there until the first recording was begun: reading tables, loading the graphs.
-        first_result_s: from the start of the process to the first finished recording; None before there is one.
+        first_result_s: from the start of the process to the first part of a recording; None before there is one.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)

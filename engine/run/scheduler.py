@@ -26,6 +26,8 @@ PART_S = 3600.0
 """A part holds at most so many seconds of a recording."""
 _PENDING_BYTES = 64 << 20
 """Computed blocks may wait for a slow earlier recording up to this size before workers pause."""
+_PENDING_RECORDINGS = 4096
+"""Recordings, likewise: those that cannot be read take no bytes."""
 THREAD_PREFIX = "bce-"
 """Of the names of all threads that the engine starts."""
 _POLL_S = 0.2
@@ -153,7 +155,7 @@ class Scheduler:
                     if not job.decoding and not job.exhausted and self._has_room(job):
                         job.decoding = True
                         return job
-                if self._next_index < len(self._recordings) and self._pending_bytes < _PENDING_BYTES:
+                if self._next_index < len(self._recordings) and self._may_open():
                     job = Job(self._next_index, self._recordings[self._next_index])
                     self._next_index += 1
                     self._jobs[job.index] = job
@@ -161,6 +163,10 @@ class Scheduler:
                 if self._next_index == len(self._recordings) and all(job.exhausted for job in self._jobs.values()):
                     return None
                 self._changed.wait(_POLL_S)
+
+    def _may_open(self) -> bool:
+        """Whether another recording may be begun: not while much waits for an earlier one."""
+        return self._pending_bytes < _PENDING_BYTES and len(self._jobs) < _PENDING_RECORDINGS
 
     def _has_room(self, job: Job) -> bool:
         """Whether a job may go on: always while little waits, and the one that is waited for until it holds a part.

@@ -20,19 +20,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 from scipy.stats import rankdata
 
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.steps import Groups, smooth_taxonomy, taxonomy_groups
+from bce.engine.scales import to_logits
 from bce.engine.tables.schema import batch_rows, check_format
 from bce.engine.tables.score_files import ScoreFile, ScoreFileWriter
 from bce.engine.taxonomy import Taxonomy
 
 Mode = Literal["direct", "logit", "rank"]
-SMALLEST = 1e-15
-"""Probabilities are kept this far from 0 and 1 before their logit is taken."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _columns(
             if mode == "logit":
                 if scores.min(initial=0.0) < 0 or scores.max(initial=0.0) > 1:
                     raise TableError("has scores outside 0..1: mode logit blends probabilities", file.path)
-                scores = logit(np.clip(scores, SMALLEST, 1 - SMALLEST))
+                scores = to_logits(scores)
             where = slice(start, end) if place is None else place[start:end]
             yield from ((column, where, values) for column, values in enumerate(scores.T))
         start = end

@@ -34,6 +34,7 @@ class ExpectedRows:
         self._fills = fills
         self._unknown = grid.chunks(60.0)
         """Chunks of a recording that cannot be opened and that nothing names: those of one minute."""
+        self._answered: tuple[Recording, NDArray[np.int64]] | None = None
 
     def computed(self, recording: Recording, first_chunk: int, chunks: int) -> NDArray[np.int64]:
         """Positions of the chunks, of some that were computed, that the table has: int64, rising."""
@@ -45,11 +46,18 @@ class ExpectedRows:
     def missing(self, recording: Recording, outcome: Outcome, chunks: int) -> NDArray[np.int64]:
         """Positions of the chunks that the table has and that were not computed.
 
+        What is promised may grow while a run lasts: who asks of one recording again, table and report, hears the same.
+
         Args:
             recording: which has ended.
             outcome: what became of it.
             chunks: how many were computed.
         """
+        if self._answered is None or self._answered[0] is not recording:
+            self._answered = (recording, self._missing(recording, outcome, chunks))
+        return self._answered[1]
+
+    def _missing(self, recording: Recording, outcome: Outcome, chunks: int) -> NDArray[np.int64]:
         if self._sampled is not None:
             wanted = self._sampled[recording.stem]
             return wanted[wanted >= chunks]

@@ -60,7 +60,11 @@ class FeatureSink:
         self._widths = widths
         self._window = window
         self._grid = grid
-        self._writer = pq.ParquetWriter(self._file.partial, self._schema, compression="zstd")
+        try:
+            self._writer = pq.ParquetWriter(self._file.partial, self._schema, compression="zstd")
+        except BaseException:
+            self._file.discard()
+            raise
 
     def add(self, part: Part) -> None:
         """Append the features of some chunks; a part without any adds nothing."""
@@ -92,8 +96,10 @@ class FeatureSink:
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        self._writer.close()
-        self._file.discard()
+        try:
+            self._writer.close()  # writes the end of the file, and may fail where the disk is full
+        finally:
+            self._file.discard()
 
 
 def check_feature_file(path: str | os.PathLike[str]) -> Path:

@@ -165,14 +165,18 @@ class ScoreFileWriter:
 
     def __enter__(self) -> Self:
         partial = self._file_beside.partial
-        if self._csv:
-            with open(partial, "w", encoding="utf-8", newline="") as stream:
-                csv.writer(stream, lineterminator="\n").writerow(self._schema.names)
-            self._file: Any = open(partial, "ab")
-        else:
-            # Scores hardly repeat: a dictionary of them costs time and space for nothing.
-            texts = [field.name for field in self._schema if field.type == pa.string()]
-            self._file = pq.ParquetWriter(partial, self._schema, compression="zstd", use_dictionary=texts)
+        try:
+            if self._csv:
+                with open(partial, "w", encoding="utf-8", newline="") as stream:
+                    csv.writer(stream, lineterminator="\n").writerow(self._schema.names)
+                self._file: Any = open(partial, "ab")
+            else:
+                # Scores hardly repeat: a dictionary of them costs time and space for nothing.
+                texts = [field.name for field in self._schema if field.type == pa.string()]
+                self._file = pq.ParquetWriter(partial, self._schema, compression="zstd", use_dictionary=texts)
+        except BaseException:
+            self._file_beside.discard()
+            raise
         return self
 
     def write(

@@ -159,8 +159,10 @@ class ScoreWriter:
 
     def discard(self) -> None:
         """Remove the spool without writing a table."""
-        self._spool.close()
-        self._spool_path.unlink(missing_ok=True)
+        try:
+            self._spool.close()  # may write what is left, and fail again where the disk is full
+        finally:
+            self._spool_path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

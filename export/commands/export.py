@@ -66,8 +66,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
-    args = parser().parse_args(arguments)
-    return run_command("bce-export", lambda: _export(args) if args.info is None else _info(args.info), "bce[export]")
+    return run_command("bce-export", lambda: _run(parser().parse_args(arguments)), "bce[export]")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.info is None:
+        _export(args)
+    else:
+        _info(args.info)
 
 
 def _info(folder: Path) -> None:
@@ -83,7 +89,8 @@ def _export(args: argparse.Namespace) -> None:
         raise OptionsError("give --perch FILE_OR_NAME and --out BUNDLE, or --info BUNDLE")
     blocks, outputs = parse_blocks(args.blocks), tuple(args.outputs.split(","))
     # torch and onnx come after everything that can be said without them
-    from bce.export.commands.bundling import ExportOptions, export_bundle
+    from bce.export.commands.bundling import export_bundle
+    from bce.export.commands.options import ExportOptions
 
     options = ExportOptions(
         perch=args.perch,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,6 +22,10 @@ class TrainedHead(Protocol):
         """What it is, for manifests."""
 
     @property
+    def runtime(self) -> str:
+        """What runs it where it was trained, for reports: "torch", "tensorflow"."""
+
+    @property
     def parameter_count(self) -> int:
         """Trained numbers."""
 
@@ -29,4 +34,13 @@ class TrainedHead(Protocol):
 
         Args:
             features: float32 [batch, width] of each block, in the order that the head was trained with.
+        """
+
+    def write_mean(self, heads: Sequence[Any], blocks: Mapping[str, int], path: Path) -> None:
+        """Write the graph of some folds: the features by name, float32 [batch, width] -> ``logits``, the folds' mean.
+
+        Args:
+            heads: the folds, all of this class, this one first.
+            blocks: width of each block's features by name, in the order that the heads take them.
+            path: where the ONNX file goes.
         """

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
-import torch
-
-from bce.engine.files import write_bytes
-from bce.export.heads.base import LOGITS
+from bce.engine.errors import OptionsError
 from bce.export.heads.checkpoints import Fold
-from bce.export.heads.modules import FoldMean, Head
-from bce.export.heads.tensorflow_heads import TensorFlowHead, mean_head
-from bce.export.torch_graph import save, torch_to_onnx
 
 
 def export_head(folds: Sequence[Fold], path: str | os.PathLike[str]) -> None:
@@ -21,12 +16,12 @@ def export_head(folds: Sequence[Fold], path: str | os.PathLike[str]) -> None:
     Args:
         folds: of one head, see :func:`bce.export.heads.checkpoints.agreeing_folds`; their logits are averaged.
         path: where the ONNX file goes.
+
+    Raises:
+        OptionsError: the folds are heads of different kinds.
     """
     heads = [fold.head for fold in folds]
-    converted = [head for head in heads if isinstance(head, TensorFlowHead)]
-    if converted:
-        write_bytes(path, mean_head(converted).SerializeToString())
-        return
-    example = tuple(torch.zeros(2, width) for width in folds[0].blocks.values())
-    module = FoldMean([head for head in heads if isinstance(head, Head)])
-    save(torch_to_onnx(module, example, list(folds[0].blocks), [LOGITS]), path)
+    for fold in folds:
+        if type(fold.head) is not type(heads[0]):
+            raise OptionsError(f"is a head of another kind than the first fold {folds[0].path}", fold.path)
+    heads[0].write_mean(heads, folds[0].blocks, Path(path))

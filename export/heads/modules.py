@@ -7,8 +7,9 @@ transformer block, and classifies that. Both standardise each block's features w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bce.engine.errors import OptionsError
+from bce.export.heads.base import LOGITS
 
 Kind = Literal["attention", "scalar_mix"]
 
@@ -106,9 +108,21 @@ class Head(nn.Module):
         return self.config.kind
 
     @property
+    def runtime(self) -> str:
+        """What runs it where it was trained."""
+        return "torch"
+
+    @property
     def parameter_count(self) -> int:
         """Trained numbers; the standardisation is not among them."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def write_mean(self, heads: Sequence[Head], blocks: Mapping[str, int], path: Path) -> None:
+        """See :class:`bce.export.heads.base.TrainedHead`."""
+        from bce.export.torch_graph import save, torch_to_onnx  # onnx, which training does without
+
+        example = tuple(torch.zeros(2, width) for width in blocks.values())
+        save(torch_to_onnx(FoldMean(heads), example, list(blocks), [LOGITS]), path)
 
 
 class AttentionHead(Head):

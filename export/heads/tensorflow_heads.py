@@ -8,7 +8,7 @@ by values against TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from onnx import compose, helper
 
 from bce.engine.errors import BceError, BundleError, ExportError, OptionsError, ParityError
+from bce.engine.files import write_bytes
 from bce.engine.network.manifest import HeadKind
 from bce.engine.network.sessions import open_session
 from bce.export.heads.base import LOGITS
@@ -55,6 +56,15 @@ class TensorFlowHead:
     def kind(self) -> HeadKind:
         """What it is, for manifests."""
         return "tensorflow"
+
+    @property
+    def runtime(self) -> str:
+        """What runs it where it was trained."""
+        return "tensorflow"
+
+    def write_mean(self, heads: Sequence[TensorFlowHead], blocks: Mapping[str, int], path: Path) -> None:
+        """See :class:`bce.export.heads.base.TrainedHead`."""
+        write_bytes(path, mean_head(heads).SerializeToString())
 
     def __call__(self, features: Sequence[torch.Tensor], /) -> torch.Tensor:
         """Like a head that was trained here: features in the order of ``blocks``."""

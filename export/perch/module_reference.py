@@ -17,13 +17,12 @@ from bce.export.perch.backbone import build, pooled
 from bce.export.perch.leaves import Shape
 from bce.export.perch.weights import Weights
 from bce.export.readers.tensorflow import SIGNATURE, telling_line, tensorflow
-from bce.export.sources import CannotRun
+from bce.export.sources import SPECTROGRAM, CannotRun
 
 REBUILT_RELATIVE_L2 = 1e-3
 """What the embedding of the rebuilt network may differ from the module's, on the module's own log-mel. Rounding gives
 about 1e-5 and up to 2e-4 on silence; another activation, padding or order of the variables gives more than 1e-2."""
 
-SPECTROGRAM = "spectrogram"
 Array = NDArray[np.float32]
 
 

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bce.engine.errors import BceError, OptionsError
+from bce.engine.commands.main import run_command
+from bce.engine.errors import OptionsError
 from bce.export.perch.architecture import PERCH_WIDTH, PROTOTYPES_PER_CLASS, architecture
 from bce.export.perch.backbone import Backbone, ConvNormAct, Gate, MBConv, extract
 from bce.export.perch.published_graph import WINDOW_SAMPLES, Form, Swish, log_mel, write_onnx
@@ -286,6 +287,11 @@ def _pulses(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the return value is the exit code."""
+    return run_command("standin", lambda: _run(arguments), "bce[export]")
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bce.export.perch.standin",
         description="Write an ONNX file with Perch v2's published structure and seeded weights (scores mean nothing).",
@@ -300,20 +306,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-names", action="store_true", help="give tensors names that tell nothing")
     given = parser.parse_args(arguments)
-    try:
-        path = write_standin(
-            given.out,
-            classes=given.classes,
-            seed=given.seed,
-            width=given.width,
-            form=given.form,
-            swish=given.swish,
-            names=not given.no_names,
-        )
-    except BceError as error:
-        parser.error(str(error))
+    path = write_standin(
+        given.out,
+        classes=given.classes,
+        seed=given.seed,
+        width=given.width,
+        form=given.form,
+        swish=given.swish,
+        names=not given.no_names,
+    )
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {given.classes} classes, {notice(given.seed)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.export.sources import Source, W
+from bce.export.sources import SPECTROGRAM, Source
 
-SPECTROGRAM, BACKBONE, END_TO_END, HEAD = "spectrogram", "backbone", "end_to_end", "head"
-"""What a proof measures: the network's input; the backbone, fed the source's input; both together; a trained head."""
+BACKBONE, END_TO_END, HEAD = "backbone", "end_to_end", "head"
+"""What a proof measures beside the spectrogram, the network's input: the backbone, fed the source's input; both
+together; a trained head."""
 
 SPECTROGRAM_MAX_ABS = 2e-4
 """Of the network's input on natural audio. Perch's own two published forms differ by as much from each other
@@ -131,7 +132,7 @@ class Limits:
     head_relative_l2: float | None = HEAD_RELATIVE_L2
 
     @classmethod
-    def between(cls, source: Source[W], against: Source[W]) -> Limits:
+    def between(cls, source: Source[Any], against: Source[Any]) -> Limits:
         """For a source whose bundle is compared with the numbers of a file, itself or another form of it.
 
         A file whose weights were rounded has a rounded frontend too, which the bundle has not: only the backbone can

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,9 @@ from bce.export.heads.base import LOGITS
 from bce.export.heads.checkpoints import Fold
 from bce.export.proof.check_audio import CheckInput
 from bce.export.proof.comparison import DEFAULT_LIMITS, Comparison, ParityReport
-from bce.export.proof.gates import BACKBONE, END_TO_END, HEAD, SPECTROGRAM, Array, Limits
+from bce.export.proof.gates import BACKBONE, END_TO_END, HEAD, Array, Limits
 from bce.export.proof.running import inputs_of, run_each
-from bce.export.sources import Reference
+from bce.export.sources import SPECTROGRAM, Reference
 from bce.export.torch_graph import one_thread
 
 BATCHES = (5, 1)
@@ -45,7 +46,8 @@ class Definition:
 
     Attributes:
         plain: the frontend without any preparation of the samples, which every source has.
-        prepared: windows float32 [n, samples] -> what a source is fed for the bundle's frontend.
+        prepared: windows float32 [n, samples] -> what a source is fed for the bundle's frontend; the same array where
+            nothing is done to them.
         inputs: windows float32 [n, samples] -> the exact inputs of ``plain``, float64.
         outputs: the network's inputs [n, *shape of one] -> every output of the backbone by name, float64.
     """
@@ -164,7 +166,6 @@ class _Proof:
         self.head = None if candidate.head is None else open_session(candidate.head)
         self.frontend = make_frontend(candidate.frontend, candidate.window)
         self.plain = make_frontend(candidate.definition.plain, candidate.window)
-        self.exact: dict[tuple[str, int], Mapping[str, Array]] = {}
 
     # --- structure ---------------------------------------------------------------------------------------------
 
@@ -260,23 +261,17 @@ class _Proof:
             runs.inputs["plain"], runs.inputs["raw"], lambda: self.candidate.definition.inputs(item.waveforms)
         )
         yield Comparison.of(SPECTROGRAM, SPECTROGRAM, "source", item, batch, verdict)
+        exact = cache(lambda: self.candidate.definition.outputs(runs.inputs["source"]))  # slow: at most once
         backbone, end_to_end = (self.limits.gate(measure, item.natural) for measure in (BACKBONE, END_TO_END))
         for name in self.candidate.widths:
             columns = self.candidate.columns(name)
             fed, found, expected = (arrays[name][:, columns] for arrays in (runs.fed, runs.found, runs.expected))
 
             def truth(name: str = name, columns: slice | NDArray[np.bool_] = columns) -> Array:
-                return self.truth(item, runs.inputs["source"])[name][:, columns]
+                return exact()[name][:, columns]
 
             yield Comparison.of(BACKBONE, name, "source", item, batch, backbone.judge(fed, expected, truth))
             yield Comparison.of(END_TO_END, name, "source", item, batch, end_to_end.judge(found, expected))
-
-    def truth(self, item: CheckInput, inputs: Array) -> Mapping[str, Array]:
-        """The exact outputs for the source's inputs, computed once for an item whatever the batch."""
-        key = (item.name, len(inputs))
-        if key not in self.exact:
-            self.exact[key] = self.candidate.definition.outputs(inputs)
-        return self.exact[key]
 
     def compare_head(self, head: ort.InferenceSession, item: CheckInput, batch: int, features: Arrays) -> Comparison:
         """head.onnx against the mean of the folds where they were trained, on the bundle's own features."""
@@ -290,9 +285,8 @@ class _Proof:
         with one_thread(), torch.no_grad():
             tensors = [torch.from_numpy(array) for array in given.values()]
             logits = np.stack([fold.head(tensors).numpy() for fold in folds])
-        against = "tensorflow" if folds[0].head.kind == "tensorflow" else "torch"
         verdict = self.limits.gate(HEAD, item.natural).judge(found, logits.mean(axis=0, dtype=np.float64))
-        return Comparison.of(HEAD, LOGITS, against, item, batch, verdict)
+        return Comparison.of(HEAD, LOGITS, folds[0].head.runtime, item, batch, verdict)
 
 
 def _shapes(nodes: Sequence[ort.NodeArg]) -> list[tuple[str, list[int]]]:

@@ -1,8 +1,10 @@
 """What every reader of a form of files gives: a network as terms, and a way to run the file for some of its values.
 
-A reader knows a form and no network. It is told what a family expects of its files, finds the network's input there,
-and says everything behind it in :mod:`bce.export.readers.terms`; recognising the network is the family's. To add a
-form, write a function like :func:`bce.export.readers.onnx_reader.open_onnx`, and let the family's sources choose it.
+A reader knows a form and no network but this: files take waveforms, make one spectrogram (time, bands) of them, and
+the network begins with a two-dimensional convolution of it. It is told what a family expects of its files, finds the
+network's input there, and says everything behind it in :mod:`bce.export.readers.terms`; recognising the network is the
+family's. To add a form, write a function like :func:`bce.export.readers.onnx_reader.open_onnx`, and let the family's
+sources choose it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 / (1.0 + np.exp(-x))
 
 
-_FUNCTIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+FUNCTIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "swish": lambda x: x * sigmoid(x),
     "sigmoid": sigmoid,
     "ReLU": lambda x: np.maximum(x, 0),
@@ -45,7 +45,7 @@ def same_function(samples: NDArray[Any], expected: NDArray[Any], where: Any = sl
 def function_name(samples: NDArray[Any]) -> str:
     """The common name of a function by its samples on the grid, or "an unknown function"."""
     with np.errstate(all="ignore"):
-        for name, function in _FUNCTIONS.items():
+        for name, function in FUNCTIONS.items():
             if same_function(samples, function(GRID)):
                 return name
     return "an unknown function"

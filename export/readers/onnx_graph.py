@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -122,7 +123,7 @@ class OnnxGraph:
             return dict.fromkeys(node.output)
         return dict(zip(node.output, outputs, strict=True))
 
-    def session(self, outputs: Sequence[str]) -> Any:
+    def session(self, outputs: Sequence[str]) -> ort.InferenceSession:
         """ONNX Runtime on the CPU for what leads from the graph's inputs to some values, which become its outputs."""
         nodes = self.leading_to(outputs)
         used = {name for node in nodes for name in node.input}.union(outputs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bce.export.readers.base import Array, Key, Opened, Run
 from bce.export.readers.terms import Term
+from bce.export.sources import SPECTROGRAM
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ def run_taps(
     running = run(list(dict.fromkeys([spectrogram, *(tap.value for tap in taps.values())])))
 
     def call(waveforms: Array) -> dict[str, Array]:
-        found: dict[str, list[Array]] = {name: [] for name in ("spectrogram", *taps)}
+        found: dict[str, list[Array]] = {name: [] for name in (SPECTROGRAM, *taps)}
         for values in running(waveforms):
             picture = values[spectrogram]
-            found["spectrogram"].append(picture.reshape(len(picture), *shape))
+            found[SPECTROGRAM].append(picture.reshape(len(picture), *shape))
             for name, tap in taps.items():
                 found[name].append(tap.features(values[tap.value]))
         return {name: np.concatenate(parts) for name, parts in found.items()}

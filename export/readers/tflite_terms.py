@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.export.readers.functions import FUNCTIONS
 from bce.export.readers.terms import Affine, Pairs, Tensor, Terms
 from bce.export.readers.tflite_graph import Operator, TfliteGraph
 
@@ -17,23 +18,15 @@ Array = NDArray[Any]
 Operand = Tensor | Array | None
 
 
-def _sigmoid(x: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-def _hard_swish(x: Array) -> Array:
-    return x * np.clip(x / 6 + 0.5, 0, 1)
-
-
 _SETTLING: dict[str, Callable[..., Array]] = {
-    "LOGISTIC": _sigmoid,
-    "HARD_SWISH": _hard_swish,
-    "RELU": lambda x: np.maximum(x, 0),
-    "RELU6": lambda x: np.clip(x, 0, 6),
+    "LOGISTIC": FUNCTIONS["sigmoid"],
+    "HARD_SWISH": FUNCTIONS["hard swish"],
+    "RELU": FUNCTIONS["ReLU"],
+    "RELU6": FUNCTIONS["ReLU6"],
     "RELU_0_TO_1": lambda x: np.clip(x, 0, 1),
     "RELU_N1_TO_1": lambda x: np.clip(x, -1, 1),
-    "TANH": np.tanh,
-    "GELU": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+    "TANH": FUNCTIONS["tanh"],
+    "GELU": FUNCTIONS["GELU"],
     "ELU": lambda x: np.maximum(x, 0) + np.expm1(np.minimum(x, 0)),
 }
 """Functions whose input is a layer's output: a factor and an offset before them belong to that layer."""

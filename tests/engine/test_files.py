@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,42 @@ def test_a_folder_replaces_another_or_nothing(tmp_path: Path) -> None:
         fail()
     assert names(out) == ["two.txt"]
     assert names(out.parent) == ["bundle"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_swap_that_is_cut_off_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    out = tmp_path / "bundle"
+    with folder_beside(out) as folder:
+        (folder / "old.txt").write_text("old")
+    rename, calls = os.rename, []
+
+    def interrupted(old: str, new: str) -> None:
+        calls.append(old)
+        if len(calls) == 2:
+            raise error
+        rename(old, new)
+
+    def swap() -> None:
+        with folder_beside(out) as folder:
+            (folder / "new.txt").write_text("new")
+
+    monkeypatch.setattr("bce.engine.files.os.rename", interrupted)
+    with pytest.raises(error):
+        swap()
+    assert names(tmp_path) == ["bundle"]
+    assert names(out) == ["old.txt"]
+
+
+def test_a_linked_folder_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with folder_beside(tmp_path / "link") as folder:
+        (folder / "new.txt").write_text("new")
+    assert names(tmp_path) == ["link", "there"]
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "there") == ["new.txt"]
 
 
 def test_json_and_digest(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_every_multiple_of_10_ms_is_read_exactly(shifts):
         ("0,x", "expected numbers of seconds"),
         ("0,nan", "nan s is not a multiple"),
         ("0,inf", "inf s is not a multiple"),
+        ("0,1e308", "1e+308 s is not a multiple"),
         ("0,0.005", "0.005 s is not a multiple"),
         ("1,2,1.0", "1 s is given twice"),
         ("0,-0", "0 s is given twice"),
@@ -137,6 +138,8 @@ def test_windows_of_any_rate_and_length(rate, seconds, first, chunks, shifts):
         (lambda: WindowSpec(0, 5.0), "sample rate is 0 Hz"),
         (lambda: WindowSpec(22_050, 0.33), "windows of 0.33 s are not a whole number of samples at 22050 Hz"),
         (lambda: WindowSpec(32_000, 0.0), "windows of 0 s"),
+        (lambda: WindowSpec(32_000, float("inf")), "windows of inf s"),
+        (lambda: WindowSpec(10**30, 5.0), "windows of 5 s"),
         (lambda: ChunkGrid(0.0), "chunks of 0 s"),
         (lambda: ChunkGrid(float("nan")), "chunks of nan s"),
         (lambda: ChunkGrid(0.33).samples(22_050), "chunks of 0.33 s are not a whole number"),
@@ -145,6 +148,11 @@ def test_windows_of_any_rate_and_length(rate, seconds, first, chunks, shifts):
 def test_impossible_geometry_is_named(make, says):
     with pytest.raises(OptionsError, match=says):
         make()
+
+
+def test_lengths_that_no_decimal_has_do_not_drift():
+    assert ChunkGrid(1 / 3).chunks(86_400) == 259_200
+    assert ChunkGrid(0.96).chunks(0.96 * 100_000) == 100_000
 
 
 @given(st.integers(1, 400), st.integers(1, 50), st.integers(1, 4))

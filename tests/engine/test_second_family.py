@@ -19,6 +19,7 @@ from bce.engine import Bundle, BundleError, Engine, EngineOptions, OptionsError
 from bce.engine.commands import infer as cli
 from bce.engine.frontends.base import KINDS
 from bce.engine.post.options import PostprocessOptions
+from bce.engine.post.priors import Priors
 from bce.engine.run.budget import BudgetOptions
 from bce.engine.run.infer import RunOptions, infer
 from bce.engine.tables.scores import read_scores
@@ -148,6 +149,55 @@ def test_an_input_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
         path.write_text(text.replace(old, new))
         with pytest.raises(BundleError, match=says):
             Engine(Bundle.load(path.parent))
+
+
+def test_graphs_that_would_fail_in_mid_run_are_refused_before(tmp_path: Path) -> None:
+    for number, (options, says) in enumerate(
+        [
+            ({"batch": 4}, "has patches for 4 windows at once, expected one or any number"),
+            ({"classes": ("a", "b")}, "has 2 classes, but 'species' gives 5 scores"),
+        ]
+    ):
+        bundle = family.write_bundle(tmp_path / str(number), **options)
+        with pytest.raises(BundleError, match=says):
+            Engine(bundle)
+    one = Engine(family.write_bundle(tmp_path / "one", batch=1))
+    assert [len(result.logits) for result in one.run([write_sound(tmp_path / "a.wav", 5.0, 1)])] == [2]
+
+
+def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"net\.onnx: keeps weights in another file"):
+        family.write_bundle(tmp_path / "bundle", apart=True)
+
+
+def test_its_priors_count_in_its_chunks(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
+    """A recording that crosses the hour at its twelfth chunk of 3 s: the prior changes there."""
+    audio = tmp_path / "BC2026_Test_0001_S01_20250101_035925.flac"
+    audio.symlink_to(recordings / "d.flac")
+    present = np.eye(5, dtype=bool)[[0, 0, 1, 1]]
+    priors = Priors.count(family.CLASSES, present, ["S01"] * 4, [3, 3, 4, 4])
+    priors.save(tmp_path / "priors.npz")
+    options = PostprocessOptions(prior_known=1.0, prior_unknown=0.0, sigma=0.0, taxonomy=())
+    asked = RunOptions((audio,), tmp_path / "s.csv", postprocess=options, priors=tmp_path / "priors.npz", quiet=True)
+    infer(bundle, asked)
+    logits, _ = family.naive(audio, (-1.0, 0.0, 1.0))
+    own = np.array([priors.log_odds("S01", 3 if 25 + 3 * chunk < 60 else 4)[0] for chunk in range(34)])
+    assert not np.array_equal(own[11], own[12])
+    np.testing.assert_allclose(read_scores(tmp_path / "s.csv").scores, expit(logits + own), atol=1e-4)
+
+
+def test_parts_of_its_recordings_join(
+    bundle: Bundle, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = RunOptions((recordings,), tmp_path / "whole.csv", tmp_path / "whole.parquet", quiet=True)
+    asked = replace(asked, engine=EngineOptions(threads=2, features="chunk"))
+    infer(bundle, asked)
+    monkeypatch.setattr("bce.engine.run.scheduler.PART_S", 40.0)  # 12 chunks of 3 s
+    assert [len(p.logits) for p in Engine(bundle).score([recordings / "d.flac"])] == [12, 12, 10]
+    infer(bundle, replace(asked, out=tmp_path / "parts.csv", features_out=tmp_path / "parts.parquet"))
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    whole, parts = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    assert whole.equals(parts)
 
 
 def test_shifts_beyond_its_window_are_refused_before_anything_runs(bundle: Bundle) -> None:

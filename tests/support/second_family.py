@@ -81,8 +81,24 @@ def network(inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
     return {"block_1": block, "embedding": embedding, "species": 1 / (1 + np.exp(-(embedding @ w["third"])))}
 
 
-def write_bundle(folder: Path, shifts_s: tuple[float, ...] = (-1.0, 0.0, 1.0), reduce: str = "mean") -> Bundle:
-    """The family as a bundle of schema 2, written by hand."""
+def write_bundle(
+    folder: Path,
+    shifts_s: tuple[float, ...] = (-1.0, 0.0, 1.0),
+    reduce: str = "mean",
+    *,
+    batch: str | int = "batch",
+    classes: tuple[str, ...] = CLASSES,
+    apart: bool = False,
+) -> Bundle:
+    """The family as a bundle of schema 2, written by hand.
+
+    Args:
+        folder: to make.
+        shifts_s, reduce: of its placing.
+        batch: first dimension of the graph's input and outputs.
+        classes: of its class table.
+        apart: keep the graph's weights in another file.
+    """
     import onnx
     from onnx import helper, numpy_helper
 
@@ -98,14 +114,17 @@ def write_bundle(folder: Path, shifts_s: tuple[float, ...] = (-1.0, 0.0, 1.0), r
     graph = helper.make_graph(
         nodes,
         "second_family",
-        [helper.make_tensor_value_info("patches", onnx.TensorProto.FLOAT, ["batch", *SHAPE])],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", n]) for name, n in WIDTHS.items()],
+        [helper.make_tensor_value_info("patches", onnx.TensorProto.FLOAT, [batch, *SHAPE])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, n]) for name, n in WIDTHS.items()],
         [numpy_helper.from_array(array, name) for name, array in weights().items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     folder.mkdir(parents=True)
-    (folder / "net.onnx").write_bytes(model.SerializeToString())
-    rows = [f"{name},Genus{i // 2} species{i},Aves" for i, name in enumerate(CLASSES)]
+    if apart:
+        onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    else:
+        (folder / "net.onnx").write_bytes(model.SerializeToString())
+    rows = [f"{name},Genus{i // 2} species{i},Aves" for i, name in enumerate(classes)]
     (folder / "classes.csv").write_text("\n".join(["primary_label,scientific_name,class_name", *rows]) + "\n")
     files = {name: sha256((folder / name).read_bytes()).hexdigest() for name in ("net.onnx", "classes.csv")}
     kinds = {"block_1": "block", "embedding": "embedding", "species": "logits"}

@@ -108,7 +108,7 @@ def _study_options(args: argparse.Namespace, shrinkage: Shrinkage) -> StudyOptio
     return StudyOptions(
         strengths=strengths,
         sigma=parse_sigma(args.sigma),
-        taxonomy=parse_taxonomy_smoothing(args.taxonomy_smoothing or TAXONOMY),
+        taxonomy=parse_taxonomy_smoothing(TAXONOMY if args.taxonomy_smoothing is None else args.taxonomy_smoothing),
         exclude=flags.names_of(args.taxonomy_exclude),
         shrinkage=shrinkage,
         resamples=args.resamples,

@@ -178,7 +178,8 @@ def read_clips(root: str | os.PathLike[str]) -> Clips:
         folder = folder / TRAIN_AUDIO
     if not folder.is_dir():
         raise OptionsError("is no folder: expected clips in folders named after their classes", folder)
-    paths = sorted(path for path in audio_files(folder) if path.parent.parent == folder)
+    folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    paths = sorted(path for name in folders for path in audio_files(name) if path.parent == name)
     if not paths:
         raise OptionsError("holds no clips: expected recordings in folders named after their classes", folder)
     return Clips(tuple(paths), tuple(path.parent.name for path in paths), (frozenset(),) * len(paths), folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,8 +65,16 @@ def match(table: ScoreTable, labels: WindowLabels) -> Matched:
     """Bring scores and labels together by row id, in the order of the scores.
 
     Raises:
-        TableError: they have no row in common.
+        TableError: they have no row in common, or the scores' rows end where no labelled window can end: they are of
+            chunks of another length.
     """
+    ends = (name.rpartition("_")[2] for name in table.row_ids)
+    step_s = math.gcd(*(int(end) for end in ends if end.isdecimal()))
+    if step_s % labels.chunk_s:
+        raise TableError(
+            f"has rows every {step_s} s, {labels.path} labels windows of {labels.chunk_s} s: not the same chunks",
+            table.path,
+        )
     place = {name: i for i, name in enumerate(labels.row_ids)}
     pairs = [(row, place[name]) for row, name in enumerate(table.row_ids) if name in place]
     if not pairs:

@@ -68,7 +68,14 @@ def train_heads(
         name: of the data, kept in each fold.
         site_check: where there is more than one site, train again with the other grouping, for its logits alone.
         quiet: show no progress.
+
+    Raises:
+        OptionsError: the bundle's frontend has no preparation for a head to name.
     """
+    frontend = bundle.manifest.frontend
+    preparation = frontend.settings.get("preparation")
+    if preparation is None:
+        raise OptionsError(f"has the frontend '{frontend.kind}', which heads cannot be trained for yet", bundle.path)
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("fold_*.safetensors"):
         old.unlink()
@@ -90,9 +97,8 @@ def train_heads(
                 "options": asdict(options), "bundle": bundle.identity,
                 "block_weights": block_weights(result.head, examples.take(result.rows)),
             }  # fmt: skip
-            manifest = bundle.manifest
-            preparation = manifest.frontend.settings.get("preparation", "none")
-            checkpoint = HeadCheckpoint(result.head, data.classes, examples.blocks, preparation, manifest.notice, facts)
+            notice = bundle.manifest.notice
+            checkpoint = HeadCheckpoint(result.head, data.classes, examples.blocks, preparation, notice, facts)
             save_checkpoint(out / f"fold_{len(results)}.safetensors", checkpoint)
 
         logits: dict[GroupBy, NDArray[np.float32]] = {}

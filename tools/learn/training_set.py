@@ -52,7 +52,7 @@ def read_training_set(
         rule: how to read sites from the names of soundscapes.
 
     Raises:
-        OptionsError: nothing there is labelled.
+        OptionsError: nothing there is labelled, or the bundle's chunks are not whole seconds long.
         TableError: a table is not what it should be, or labels windows of another length than the bundle's.
     """
     clips: Clips | None
@@ -63,6 +63,7 @@ def read_training_set(
     else:
         clips, train = read_clips(root), None
         classes = clips.classes
+    whole_chunk_s(bundle.manifest.grid)  # rows are named after whole seconds
     if train is not None:
         check_chunks(train, bundle.manifest.grid.chunk_s)
     parts: list[Examples] = []

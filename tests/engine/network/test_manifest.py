@@ -13,15 +13,15 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bce.engine.errors import BundleError
-from bce.engine.frontends.base import KINDS, FrontendSpec
+from bce.engine.frontends.base import KINDS, FrontendSpec, make_frontend
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import DEFAULT_BUNDLE
 from bce.engine.network.manifest import Manifest
-from bce.engine.post.options import PostprocessOptions
+from bce.engine.post.options import PostprocessOptions, tuned_options
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -113,6 +113,8 @@ def test_it_reads_back() -> None:
         (changed("outputs", {}), "field 'outputs' is a dict, expected a list"),
         (changed("outputs", []), "field 'outputs' names no output"),
         (changed("outputs.1.name", "label"), "names no output, or one twice"),
+        (changed("outputs.1.width", None), "field 'outputs' does not say the width of embedding"),
+        (changed("window.window_s", float("inf")), "windows of inf s are not a whole number of samples"),
         (changed("outputs.0.kind", "blocks"), r"field 'outputs\[0\].kind' is 'blocks', expected one of block, embedd"),
         (changed("head.kind", "own-ish"), "field 'head.kind' is 'own-ish', expected one of none, own, attention"),
         (changed("score", None), "field 'score' and a head of the kind 'own' do not go together"),
@@ -134,11 +136,37 @@ def test_what_does_not_fit_is_named(content: object, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda x: st.lists(x, max_size=3)))
-@pytest.mark.parametrize("field", [name for name in MANIFEST if name not in ("schema", "notice")])
-def test_no_value_of_a_field_ends_in_a_traceback(field: str, value: object) -> None:
+def places(content: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every field and item of some JSON is."""
+    for key in content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ():
+        yield (*way, key)
+        yield from places(content[key], (*way, key))
+
+
+WHOLE = MANIFEST | {
+    "placing": {"shifts_s": [0.0, 1.0], "reduce": "max"},
+    "post": {"sigma": 1.0, "taxonomy": {"genus": 0.1}, "exclude": ["Insect"], "smooth_on": "logits"},
+}
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([1e308, 10**30]) | st.text(max_size=4),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=2),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("manifest", [WHOLE, SCHEMA_1], ids=["schema 2", "schema 1"])
+def test_no_value_of_any_field_ends_in_a_traceback(manifest: dict[str, Any], data: st.DataObject) -> None:
+    content = copy.deepcopy(manifest)
+    *way, last = data.draw(st.sampled_from(list(places(manifest))))
+    place: Any = content
+    for step in way:
+        place = place[step]
+    place[last] = data.draw(ANYTHING)
     with suppress(BundleError):  # anything else is a traceback for the user
-        read(changed(field, value))
+        found = read(content)
+        tuned_options(found.post)
+        make_frontend(found.frontend, found.window)
 
 
 # schema 1 -------------------------------------------------------------------------------------------------------------
@@ -170,6 +198,7 @@ def test_heads_of_schema_1(kind: str, output: str | None) -> None:
         ({"colour": 1}, "has the unknown field 'colour': schema 1 does not have it"),
         ({"outputs": None}, "is not a manifest of schema 1"),
         ({"head": {"kind": "sequence"}}, "field 'head.kind' is 'sequence'"),
+        ({"head": {"kind": ["attention"]}}, "is not a manifest of schema 1"),
     ],
 )
 def test_damaged_manifests_of_schema_1(change: dict[str, Any], says: str) -> None:
@@ -205,7 +234,6 @@ def test_writing_it_orphans_nothing(path: str, value: object) -> None:
         ("window", {"sample_rate": 48_000, "window_s": 5}),
         ("input.name", "mel"),
         ("outputs.0.name", "block_24"),
-        ("files", MANIFEST["files"] | {"frontend.npz": "3" * 64}),
     ],
 )
 def test_what_decides_the_features_is_part_of_it(path: str, value: object) -> None:
@@ -249,6 +277,9 @@ def test_files_are_checked(small_bundle: Bundle, tmp_path: Path) -> None:
         Bundle.load(folder)
     with pytest.raises(BundleError, match="is not a bundle"):
         Bundle.load(tmp_path)
+    (folder / "bundle.json").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(BundleError, match=r"bundle\.json: is not JSON"):
+        Bundle.load(folder)
 
 
 # the page of docs -----------------------------------------------------------------------------------------------------

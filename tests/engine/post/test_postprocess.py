@@ -212,9 +212,14 @@ def test_a_bundle_brings_values_that_it_was_tuned_to() -> None:
     for wrong, says in [
         ({"sigmas": 1}, "has the unknown field 'post.sigmas'"),
         ({"sigma": -1}, "field 'post': sigma is -1"),
-        ({"sigma": "wide"}, "field 'post' holds a value that is not of its kind"),
+        ({"sigma": "wide"}, "field 'post.sigma' is 'wide', expected a number"),
+        ({"sigma": True}, "field 'post.sigma' is True, expected a number"),
+        ({"smooth_on": 1}, "field 'post.smooth_on' is 1, expected a text"),
+        ({"exclude": "Insect"}, "field 'post.exclude' is 'Insect', expected a list of texts"),
+        ({"exclude": [["Insect"]]}, "expected a list of texts"),
         ({"taxonomy": {"order": 0.1}}, "field 'post': taxonomy smoothing names order"),
-        ({"taxonomy": 3}, "field 'post' holds a value that is not of its kind"),
+        ({"taxonomy": 3}, "field 'post.taxonomy' is 3, expected an object of amounts by level"),
+        ({"taxonomy": {"genus": "much"}}, "expected an object of amounts by level"),
     ]:
         with pytest.raises(BundleError, match=says):
             tuned_options(wrong)

@@ -116,6 +116,54 @@ def test_aborted_sinks_leave_what_was_there(tmp_path: Path) -> None:
     assert {path.read_text() for path in tmp_path.iterdir()} == {"of yesterday"}
 
 
+class Full:
+    """A file on a disk that is full: closing it writes what is left, and fails."""
+
+    closed = False
+
+    def write(self, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    scores = table_sink(tmp_path / "t.csv", expected_rows())
+    features = FeatureSink(tmp_path / "f.parquet", {"block_1": 2}, WINDOW, GRID)
+    scores._writer._spool.close()
+    scores._writer._spool = Full()  # type: ignore[assignment]
+    features._writer.close()
+    features._writer = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space left"):
+        scores.add(scored("a", 0, np.ones((2, 2)), OK))
+    for sink in (scores, features):
+        with pytest.raises(OSError, match="No space left"):
+            sink.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_that_cannot_be_begun_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bce.engine.tables.score_files.csv.writer", full)
+    sink = table_sink(tmp_path / "t.csv", expected_rows())
+    sink.add(scored("a", 0, np.ones((2, 2)), OK))
+    with pytest.raises(OSError, match="No space left"):
+        sink.finish()
+    sink.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_and_report_hear_the_same_of_a_recording() -> None:
+    promised: dict[str, int] = {}
+    expected, one = ExpectedRows(GRID, None, promised, lambda: True), recording("a")
+    before = expected.missing(one, Outcome(status="failed"), 0)
+    promised["a"] = 40  # its header has been read meanwhile
+    np.testing.assert_array_equal(expected.missing(one, Outcome(status="failed"), 0), before)
+
+
 def test_features_of_parts_lie_one_after_the_other(tmp_path: Path) -> None:
     out = tmp_path / "f.parquet"
     values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="exports need the extra bce[export]"
 import onnx  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
 
-from bce.engine.errors import BundleError, ExportError, ParityError  # noqa: E402
+from bce.engine.errors import BundleError, ExportError, OptionsError, ParityError  # noqa: E402
 from bce.engine.frontends import perch  # noqa: E402
 from bce.engine.frontends.base import FrontendSpec  # noqa: E402
 from bce.engine.geometry import WindowSpec  # noqa: E402
@@ -261,29 +261,51 @@ class Doubling:
     """A head of another make: twice the first three features of a block."""
 
     kind = "tensorflow"
+    runtime = "by hand"
     parameter_count = 0
 
     def __call__(self, features: Sequence[torch.Tensor], /) -> torch.Tensor:
         return 2 * features[0][:, :3]
+
+    def write_mean(self, heads: Sequence[Doubling], blocks: Mapping[str, int], path: Path) -> None:
+        write_doubling(path, blocks["block_21"], 2.0)
+
+
+def write_doubling(path: Path, width: int, factor: float) -> None:
+    matrix = (factor * np.eye(width)[:, :3]).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["block_21", "m"], ["logits"])],
+        "head",
+        [helper.make_tensor_value_info("block_21", 1, ["batch", width])],
+        [helper.make_tensor_value_info("logits", 1, ["batch", 3])],
+        [numpy_helper.from_array(matrix, "m")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
 @pytest.mark.parametrize(("factor", "passed"), [(2.0, True), (2.001, False)])
 def test_any_trained_head_is_proven(
     candidate: parity.Candidate, inputs: list[CheckInput], tmp_path: Path, factor: float, passed: bool
 ) -> None:
-    matrix = (factor * np.eye(candidate.widths["block_21"])[:, :3]).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["block_21", "m"], ["logits"])],
-        "head",
-        [helper.make_tensor_value_info("block_21", 1, ["batch", len(matrix)])],
-        [helper.make_tensor_value_info("logits", 1, ["batch", 3])],
-        [numpy_helper.from_array(matrix, "m")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "h.onnx")
-    fold = HeadCheckpoint(Doubling(), ("a", "b", "c"), {"block_21": len(matrix)}, "none")
+    width = candidate.widths["block_21"]
+    write_doubling(tmp_path / "h.onnx", width, factor)
+    fold = HeadCheckpoint(Doubling(), ("a", "b", "c"), {"block_21": width}, "none")
     report = parity.prove(replace(candidate, head=tmp_path / "h.onnx", folds=(fold,)), None, inputs[:1])
-    assert {(c.measure, c.against, c.limit) for c in report.comparisons} == {("head", "tensorflow", 1e-5)}
+    assert {(c.measure, c.against, c.limit) for c in report.comparisons} == {("head", "by hand", 1e-5)}
     assert bool(report.failures) != passed
+
+
+def test_any_trained_head_writes_its_own_graph(candidate: parity.Candidate, tmp_path: Path) -> None:
+    width, labels = candidate.widths["block_21"], ("a", "b", "c")
+    fold = HeadCheckpoint(Doubling(), labels, {"block_21": width}, "none")
+    export_head([fold, fold], tmp_path / "head.onnx")
+    x = np.random.default_rng(0).standard_normal((4, width)).astype(np.float32)
+    found = open_session(tmp_path / "head.onnx").run(["logits"], {"block_21": x})[0]
+    np.testing.assert_array_equal(found, 2 * x[:, :3])
+    other = HeadCheckpoint(build_head(HeadConfig(d=16), (width,), 3).eval(), labels, {"block_21": width}, "none")
+    with pytest.raises(OptionsError, match="is a head of another kind than the first fold"):
+        export_head([fold, other], tmp_path / "mixed.onnx")
+    assert not (tmp_path / "mixed.onnx").exists()
 
 
 def test_limits_of_a_head_are_those_given(

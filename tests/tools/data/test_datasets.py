@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.sounds import write_sound
 
 from bce.engine.errors import OptionsError, TableError
 from bce.tools.data.datasets import read_clips, read_dataset, read_soundscapes
@@ -81,6 +82,18 @@ def test_class_folders_are_clips(tmp_path: Path) -> None:
     assert clips.classes == ("a", "b")
     assert clips.take([1]).labels == ("b",)
     assert clips.present(["b", "c"]).tolist() == [[False, False], [True, False]]
+
+
+def test_a_class_folder_may_be_a_link(tmp_path: Path) -> None:
+    """The usual way to make a set of some classes of another."""
+    deeper, some = tmp_path / "all" / "frog" / "deeper", tmp_path / "some"
+    for folder in (deeper, some):
+        folder.mkdir(parents=True)
+    write_sound(deeper.parent / "1.wav", 1.0, 1)
+    write_sound(deeper / "2.wav", 1.0, 2)
+    (some / "frog").symlink_to(deeper.parent)
+    clips = read_clips(some)
+    assert [(path.name, label) for path, label in zip(clips.paths, clips.labels, strict=True)] == [("1.wav", "frog")]
 
 
 def test_real_clips_have_their_classes(shared: Path) -> None:

@@ -52,6 +52,14 @@ def test_rows_are_matched_by_id(table: ScoreTable, labels: Path) -> None:
     assert result.sites["S22"].classes == 0
 
 
+def test_labels_of_longer_windows_than_the_scores_are_refused(tmp_path: Path, table: ScoreTable) -> None:
+    """Row ids alone would pair the window 0..10 s with the scores of 5..10 s."""
+    path = tmp_path / "long.csv"
+    path.write_text(f"{HEADER}{A}.ogg,00:00:00,00:00:10,x\n{A}.ogg,00:00:10,00:00:20,y\n")
+    with pytest.raises(TableError, match=r"has rows every 5 s, .*long\.csv labels windows of 10 s"):
+        match(table, read_labels(path))
+
+
 def test_nothing_in_common(table: ScoreTable, labels: Path) -> None:
     with pytest.raises(TableError, match="has no row in common"):
         match(ScoreTable(table.row_ids[3:], table.classes, table.scores[3:]), read_labels(labels))
