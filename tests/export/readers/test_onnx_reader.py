@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,19 +13,12 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="readers need the extra bce[export]")
 
 from onnx import helper, numpy_helper  # noqa: E402
+from support.plain_network import BIAS, EXPECTED, KERNEL, MEL, check  # noqa: E402
 
 from bce.engine.errors import ExportError  # noqa: E402
 from bce.engine.geometry import WindowSpec  # noqa: E402
-from bce.export.readers.base import Expectation, Opened, Reader, in_batches  # noqa: E402
+from bce.export.readers.base import Expectation, Reader, in_batches  # noqa: E402
 from bce.export.readers.onnx_reader import open_onnx  # noqa: E402
-from bce.export.readers.taps import find_taps, run_taps  # noqa: E402
-from bce.export.readers.terms import Conv, Func, Reduce  # noqa: E402
-
-EXPECTED = Expectation(WindowSpec(8_000, 0.1), (20, 10), "picture", 1e-5)
-RNG = np.random.default_rng(4)
-MEL = RNG.standard_normal((40, 10)).astype(np.float32)
-KERNEL = RNG.standard_normal((6, 1, 3, 3)).astype(np.float32)
-BIAS = RNG.standard_normal(6).astype(np.float32)
 
 
 def write(path: Path, batch: int | str = "n") -> Path:
@@ -62,31 +54,6 @@ def write(path: Path, batch: int | str = "n") -> Path:
     return path
 
 
-def computed(waveforms: np.ndarray) -> dict[str, np.ndarray]:
-    """The same in numpy."""
-    picture = np.tanh(waveforms.astype(np.float64).reshape(-1, 20, 40) @ MEL)
-    patches = np.lib.stride_tricks.sliding_window_view(picture, (3, 3), axis=(1, 2))[:, ::2, ::2]
-    maps = np.einsum("ntmij,cij->nctm", patches, KERNEL[:, 0]) + BIAS[:, None, None]
-    maps = maps / (1 + np.exp(-maps))
-    return {"spectrogram": picture, "vector": maps.mean(axis=(2, 3))}
-
-
-def taps_of(opened: Opened[Any]) -> dict[str, Any]:
-    """The network is what was written; where its vector is."""
-    (end, *_) = (term for term in opened.ends if isinstance(term, Reduce))
-    assert (end.kind, end.over) == ("mean", {"t", "m"})
-    (swish,) = end.inputs
-    assert isinstance(swish, Func)
-    assert swish.name == "swish"
-    (conv,) = swish.inputs
-    assert isinstance(conv, Conv)
-    assert conv.inputs == (opened.input,)
-    np.testing.assert_array_equal(conv.kernel, KERNEL)
-    np.testing.assert_allclose(conv.shift, BIAS)
-    assert (conv.stride, conv.padding) == ((2, 2), ((0, 0), (0, 0)))
-    return find_taps(opened, {"vector": end, "mean of the map": swish})
-
-
 @pytest.mark.parametrize("batch", ["n", 1, 2])
 def test_a_file_is_terms_and_runs_itself(batch: int | str, tmp_path: Path) -> None:
     reader: Reader = open_onnx
@@ -94,14 +61,7 @@ def test_a_file_is_terms_and_runs_itself(batch: int | str, tmp_path: Path) -> No
     assert (opened.form, opened.batch) == ("onnx", None if batch == "n" else batch)
     assert (opened.lossy, opened.notes, opened.metadata) == (False, (), {"licence": "mine"})
     assert [(output.name, output.rank) for output in opened.outputs.values()] == [("vector", 2), ("map", None)]
-    taps = taps_of(opened)
-    waveforms = (0.1 * RNG.standard_normal((5, 800))).astype(np.float32)
-    found = run_taps(opened.run, opened.spectrogram, taps, EXPECTED.spectrogram)(waveforms)
-    expected = computed(waveforms)
-    assert found.keys() == {"spectrogram", "vector", "mean of the map"}
-    for name, array in (expected | {"mean of the map": expected["vector"]}).items():
-        assert found[name].dtype == np.float32
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
+    check(opened, 5)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.labels import HEADER, A, B
 
 from bce.engine.audio.names import name_rule
 from bce.engine.errors import TableError
@@ -13,23 +14,7 @@ from bce.engine.tables.scores import ScoreTable
 from bce.tools.data.labels import read_labels
 from bce.tools.judge.matching import match
 
-HEADER = "filename,start,end,primary_label\n"
 FIRST = "a.ogg,00:00:05,00:00:10,x\n"
-A, B = "BC2026_Train_0001_S08_20250606_235955", "BC2026_Train_10012_S22_20250607_040000"
-
-
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.csv"
-    rows = [
-        f"{A}.ogg,00:00:00,00:00:05,x;y",
-        f"{A}.ogg,00:00:05,00:00:10,y",
-        f"{A}.ogg,00:00:10,00:00:15,",
-        f"{B}.ogg,00:00:00,00:00:05,x",
-        f"{B}.ogg,00:01:00,00:01:05,z",
-    ]
-    path.write_text(HEADER + "".join(f"{row}\n" for row in rows * 2))
-    return path
 
 
 def test_labels_as_they_are(labels: Path) -> None:

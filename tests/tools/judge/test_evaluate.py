@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.labels import HEADER, A, B
 
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.tables.scores import ScoreTable, write_scores
@@ -14,23 +15,6 @@ from bce.tools.data.labels import read_labels
 from bce.tools.judge.evaluate import evaluate
 from bce.tools.judge.matching import match, read_table
 from bce.tools.judge.options import EvaluateOptions
-
-HEADER = "filename,start,end,primary_label\n"
-A, B = "BC2026_Train_0001_S08_20250606_235955", "BC2026_Train_10012_S22_20250607_040000"
-
-
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.csv"
-    rows = [
-        f"{A}.ogg,00:00:00,00:00:05,x;y",
-        f"{A}.ogg,00:00:05,00:00:10,y",
-        f"{A}.ogg,00:00:10,00:00:15,",
-        f"{B}.ogg,00:00:00,00:00:05,x",
-        f"{B}.ogg,00:01:00,00:01:05,z",
-    ]
-    path.write_text(HEADER + "".join(f"{row}\n" for row in rows * 2))
-    return path
 
 
 @pytest.fixture
