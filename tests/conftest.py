@@ -50,6 +50,26 @@ def standin_onnx(standin_weights: Weights, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def small_weights() -> Weights:
+    """Seeded weights of all 26 blocks at a fifth of Perch v2's width, with 12 classes."""
+    pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
+    from bce.export.perch.standin import seeded_weights
+
+    return seeded_weights(classes=12, width=0.25)
+
+
+@pytest.fixture(scope="session")
+def small_onnx(small_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a file of the published structure; not to be written to."""
+    from bce.export.perch.published_graph import write_onnx
+    from bce.export.perch.standin import notice
+
+    path = tmp_path_factory.mktemp("small") / "small.onnx"
+    write_onnx(small_weights, path, form="no_dft", swish="sigmoid", names=True, notice=notice(0))
+    return path
+
+
+@pytest.fixture(scope="session")
 def plain() -> ModuleType:
     """The slow, plain definitions of post-processing in ``tests/plain.py``, which share no code with the engine."""
     spec = util.spec_from_file_location("plain", Path(__file__).with_name("plain.py"))

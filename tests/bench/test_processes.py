@@ -112,26 +112,18 @@ def test_waveforms_are_the_windows_of_every_shift(tmp_path: Path) -> None:
         ways.load_audio(find_recordings([path]), 500, SHIFTS, WINDOW, 2)
 
 
-@pytest.fixture(scope="module")
-def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
-    from bce.export.perch.standin import write_standin
-
-    return write_standin(tmp_path_factory.mktemp("small") / "small.onnx", classes=12, width=0.3, seed=1)
-
-
-def test_the_headless_graph_gives_the_same_embedding(small_source: Path, tmp_path: Path) -> None:
+def test_the_headless_graph_gives_the_same_embedding(small_onnx: Path, tmp_path: Path) -> None:
     import onnxruntime as ort
 
-    cut = headless(Work(tmp_path), small_source)
+    cut = headless(Work(tmp_path), small_onnx)
     windows = np.random.default_rng(0).normal(0, 0.1, (2, 5 * SAMPLE_RATE)).astype(np.float32)
-    whole = ort.InferenceSession(small_source).run(["embedding"], {"inputs": windows})[0]
+    whole = ort.InferenceSession(small_onnx).run(["embedding"], {"inputs": windows})[0]
     session = ort.InferenceSession(cut)
     assert [output.name for output in session.get_outputs()] == ["embedding"]
     np.testing.assert_allclose(session.run(None, {"inputs": windows})[0], whole, rtol=1e-4, atol=1e-5)
 
 
-def test_the_stock_script_scores_as_the_graph_does(small_source: Path, tmp_path: Path) -> None:
+def test_the_stock_script_scores_as_the_graph_does(small_onnx: Path, tmp_path: Path) -> None:
     import onnxruntime as ort
 
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 15 * SAMPLE_RATE).astype(np.float32)
@@ -139,13 +131,13 @@ def test_the_stock_script_scores_as_the_graph_does(small_source: Path, tmp_path:
     soundfile.write(tmp_path / "in" / "a.wav", samples, SAMPLE_RATE, subtype="FLOAT")
     script = Path(ways.__file__).with_name("stock.py")
     run(
-        [sys.executable, str(script), str(tmp_path / "in"), "--model", str(small_source), "--threads", "1",
+        [sys.executable, str(script), str(tmp_path / "in"), "--model", str(small_onnx), "--threads", "1",
          "--shifts=-1,0", "--classes", "5", "--out", str(tmp_path / "out.csv")]
     )  # fmt: skip
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert [row[0] for row in rows] == ["row_id", "a_5", "a_10", "a_15"]
-    session = ort.InferenceSession(small_source)
+    session = ort.InferenceSession(small_onnx)
     windows = np.stack([samples[4 * SAMPLE_RATE : 9 * SAMPLE_RATE], samples[5 * SAMPLE_RATE : 10 * SAMPLE_RATE]])
     logits = session.run(["label"], {"inputs": windows})[0][:, :5].mean(axis=0)
     np.testing.assert_allclose(np.array(rows[2][1:], float), 1 / (1 + np.exp(-logits)), rtol=1e-3)

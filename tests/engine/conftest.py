@@ -11,23 +11,14 @@ from bce.engine.network.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
-def small_standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source of the same 26 blocks at a quarter of the width, with 12 classes: runs in a few milliseconds."""
-    pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
-    from bce.export.perch.standin import write_standin
-
-    return write_standin(tmp_path_factory.mktemp("small") / "small.onnx", classes=12, width=0.3, seed=1)
-
-
-@pytest.fixture(scope="session")
-def small_bundle(small_standin: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def small_bundle(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small source's bundle, with the classifier's own head."""
     from bce.export.commands.bundling import ExportOptions, export_bundle
 
     folder = tmp_path_factory.mktemp("bundles")
     labels = folder / "labels.csv"
     labels.write_text("inat2024_fsd50k\n" + "".join(f"Genus{i // 3} species{i}\n" for i in range(12)))
-    return export_bundle(ExportOptions(small_standin, folder / "small", perch_labels=labels, head=("perch",)))
+    return export_bundle(ExportOptions(small_onnx, folder / "small", perch_labels=labels, head=("perch",)))
 
 
 @pytest.fixture(scope="session")

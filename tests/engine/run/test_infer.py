@@ -52,20 +52,20 @@ def naive_logits(source: Path, audio: Path, shifts: tuple[float, ...]) -> np.nda
 
 @pytest.mark.parametrize("shifts", [(0.0,), (-2.0, -1.0, 0.0, 1.0, 2.0)])
 def test_equals_the_naive_pipeline(
-    small_standin: Path, small_bundle: Bundle, soundscapes: Path, shifts: tuple[float, ...]
+    small_onnx: Path, small_bundle: Bundle, soundscapes: Path, shifts: tuple[float, ...]
 ) -> None:
     engine = Engine(small_bundle, EngineOptions(threads=2, shifts_s=shifts))
     results = list(engine.run([soundscapes]))
     assert [len(r.logits) for r in results] == EXPECTED_CHUNKS
     for result in results:
-        naive = naive_logits(small_standin, result.recording.path, shifts)
+        naive = naive_logits(small_onnx, result.recording.path, shifts)
         np.testing.assert_allclose(result.logits, naive, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shifts", [(0.0,), (-2.0, -1.0, 0.0, 1.0, 2.0)])
 def test_equals_the_naive_pipeline_on_real_recordings(
-    shared: Path, small_standin: Path, small_bundle: Bundle, shifts: tuple[float, ...]
+    shared: Path, small_onnx: Path, small_bundle: Bundle, shifts: tuple[float, ...]
 ) -> None:
     audio = shared / "data" / "audio"
     paths = [
@@ -74,7 +74,7 @@ def test_equals_the_naive_pipeline_on_real_recordings(
         audio / "misc" / "birdnet_soundscape.ogg",
     ]
     for result in Engine(small_bundle, EngineOptions(threads=2, shifts_s=shifts)).run(paths):
-        naive = naive_logits(small_standin, result.recording.path, shifts)
+        naive = naive_logits(small_onnx, result.recording.path, shifts)
         np.testing.assert_allclose(result.logits, naive, atol=1e-3, rtol=0)
 
 

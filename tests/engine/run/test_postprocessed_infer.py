@@ -24,7 +24,7 @@ def pantanal_bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     from bce.export.perch.standin import write_standin
 
     folder = tmp_path_factory.mktemp("pantanal")
-    source = write_standin(folder / "perch_v2.onnx", width=0.3, seed=1)
+    source = write_standin(folder / "perch_v2.onnx", width=0.15, seed=1)
     data = shared / "data"
     options = ExportOptions(
         source,

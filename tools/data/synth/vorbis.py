@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import zlib
 
 import numpy as np
@@ -14,12 +14,15 @@ from bce.tools.data.synth.options import SAMPLE_RATE
 
 def encode_vorbis(samples: NDArray[np.float32]) -> bytes:
     """Ogg Vorbis, 32 kHz mono, with a fixed stream number so that equal samples give equal bytes."""
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS") as file:
-        # libsndfile's Vorbis encoder overflows its stack on long writes
-        for start in range(0, len(samples), SAMPLE_RATE):
-            file.write(samples[start : start + SAMPLE_RATE])
-    return _with_serial(buffer.getvalue(), 0)
+    # a real file: into a buffer of Python's, libsndfile writes through a callback, which swallows Ctrl-C
+    with tempfile.TemporaryFile() as stream:
+        options = {"format": "OGG", "subtype": "VORBIS", "closefd": False}
+        with soundfile.SoundFile(stream.fileno(), "w", SAMPLE_RATE, 1, **options) as file:
+            # libsndfile's Vorbis encoder overflows its stack on long writes
+            for start in range(0, len(samples), SAMPLE_RATE):
+                file.write(samples[start : start + SAMPLE_RATE])
+        stream.seek(0)
+        return _with_serial(stream.read(), 0)
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
