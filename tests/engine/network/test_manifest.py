@@ -153,7 +153,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("manifest", [WHOLE, SCHEMA_1], ids=["schema 2", "schema 1"])
 def test_no_value_of_any_field_ends_in_a_traceback(manifest: dict[str, Any], data: st.DataObject) -> None:

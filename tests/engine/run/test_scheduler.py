@@ -229,7 +229,7 @@ def test_workers_pause_when_an_early_recording_holds_results_back(
         return rows(block)
 
     iterator = Scheduler(recordings, hold_the_first, SteadyPace((0.0,)), 2, Stop(), 2, RATE, GRID).parts()
-    threading.Timer(1.0, release.set).start()
+    threading.Timer(0.4, release.set).start()
     next(iterator)
     ahead = len(counted)
     assert ahead <= 6
@@ -304,7 +304,7 @@ def test_a_long_recording_behind_a_stalled_one_does_not_fill_the_memory(
             counted.append(len(counted))
         return rows(block)
 
-    threading.Timer(1.0, lambda: (counted.append(-1), release.set())).start()
+    threading.Timer(0.4, lambda: (counted.append(-1), release.set())).start()
     parts = parts_of(recordings, hold_the_first, threads=3)
     assert counted.index(-1) <= 5 + 3
     assert sum(len(part.logits) for part in parts) == 2412

@@ -123,27 +123,16 @@ def test_the_manifest_carries_the_whole_geometry(bundle: Path, small_weights: We
 
 
 @pytest.mark.usefixtures("quick")
-def test_features_alone_have_no_score(small_onnx: Path, tmp_path: Path) -> None:
-    arguments = ["--perch", str(small_onnx), "--blocks", "0", "--outputs", "blocks,embedding,label"]
-    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    manifest = Bundle.load(tmp_path / "out").manifest
-    assert [(output.name, output.kind) for output in manifest.outputs] == [
-        ("block_0", "block"),
-        ("embedding", "embedding"),
-        ("label", "logits"),
-    ]
-    assert (manifest.score, manifest.head) == (None, Head("none"))
-
-
-@pytest.mark.usefixtures("quick")
 def test_a_licence_that_lets_a_bundle_be_passed_on_is_said_so(
     small_weights: Weights, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write_onnx(small_weights, tmp_path / "own.onnx", licence="Apache-2.0")
     out = tmp_path / "out"
     assert main(["--perch", str(tmp_path / "own.onnx"), "--blocks", "0", "--out", str(out)]) == 0
-    source = Bundle.load(out).manifest.source
-    assert (source.licence, source.may_redistribute) == ("Apache-2.0", True)
+    manifest = Bundle.load(out).manifest
+    assert (manifest.source.licence, manifest.source.may_redistribute) == ("Apache-2.0", True)
+    assert [(output.name, output.kind) for output in manifest.outputs] == [("block_0", "block")]
+    assert (manifest.score, manifest.head) == (None, Head("none"))  # features alone have no score
     capsys.readouterr()
     assert main(["--info", str(out)]) == 0
     assert "the bundle may be passed on" in capsys.readouterr().out
@@ -295,7 +284,9 @@ def test_a_source_that_cannot_run_is_said_so(small_weights: Weights, tmp_path: P
     source = Source(tmp_path / "saved_model", "0" * 64, "saved_model", "Apache-2.0", "", small_weights)
     export_source(source, ExportOptions("", tmp_path / "out", blocks=(1,), outputs=("embedding",)), lines.append)
     assert any("structure checked, numbers not" in line for line in lines)
-    assert Bundle.load(tmp_path / "out").manifest.parity == {}
+    manifest = Bundle.load(tmp_path / "out").manifest
+    assert manifest.parity == {}
+    assert [(output.name, output.kind) for output in manifest.outputs] == [("embedding", "embedding")]
 
 
 @pytest.mark.parametrize(
