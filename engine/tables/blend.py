@@ -24,6 +24,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from bce.engine.errors import OptionsError, TableError
+from bce.engine.files import check_place
 from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.steps import Groups, smooth_taxonomy, taxonomy_groups
 from bce.engine.scales import to_logits
@@ -109,12 +110,13 @@ def blend(
         taxonomy: the class table for smoothing.
 
     Raises:
-        OptionsError: no inputs, weights that are all 0, or smoothing without a taxonomy.
+        OptionsError: no inputs, weights that are all 0, smoothing without a taxonomy, a place that cannot be written.
         TableError: an input is not a score table; tables differ in rows or classes; logit mode meets a score outside
             0..1; the taxonomy lacks a class or a level.
     """
     options = options or BlendOptions()
     target = check_format(out)
+    check_place(target)
     if not inputs:
         raise OptionsError("nothing to blend: give at least one score table")
     given = [weight for _, weight in inputs]

@@ -196,6 +196,12 @@ def test_inputs() -> None:
             parse_input(text)
 
 
+def test_a_place_that_cannot_be_written_is_named_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(tmp_path / "a.csv", np.full((2, len(CLASSES)), 0.5))
+    assert main([str(table), "--out", str(tmp_path / "no" / "x.csv")]) == 2
+    assert "x.csv: its folder does not exist" in capsys.readouterr().err
+
+
 def test_command_line_says_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"{tmp_path}/absent.csv:1", "--out", f"{tmp_path}/out.csv"]) == 2
     assert capsys.readouterr().err == f"bce-blend: {tmp_path}/absent.csv: is not there: expected a score table\n"
