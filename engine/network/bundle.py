@@ -23,6 +23,8 @@ CLASSES = "classes.csv"
 PARITY = "parity.json"
 PRIORS = "priors.npz"
 HEAD = "head.onnx"
+LOGITS = "logits"
+"""The one output of a head's graph."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError
-from bce.engine.network.bundle import CLASSES, HEAD, MANIFEST, Bundle
+from bce.engine.network.bundle import CLASSES, HEAD, LOGITS, MANIFEST, Bundle
 from bce.engine.network.manifest import Score
 from bce.engine.network.runtimes import open_backbone
 from bce.engine.network.sessions import open_session
@@ -37,22 +37,20 @@ class Model:
         self.classes = len(bundle.classes)
         self._score = bundle.manifest.score
         self._head = None
-        path = bundle.path / HEAD
+        widths: dict[str, object] = dict(self.widths)
         if bundle.manifest.head.trained:
+            path = bundle.path / HEAD
             self._head = open_session(path)
             self._head_inputs = [node.name for node in self._head.get_inputs()]
             missing = [name for name in self._head_inputs if name not in self.outputs]
             if missing:
                 raise BundleError(f"wants {', '.join(missing)}, which the backbone does not give", path)
+            outputs = {node.name: node.shape[-1] for node in self._head.get_outputs()}
+            if LOGITS not in outputs:
+                raise BundleError(f"puts out {', '.join(outputs)}, expected {LOGITS}", path)
+            widths = {"head": outputs[LOGITS]}
         if self._score is not None:
-            _check_classes(bundle, self._score, self._width_of_scores())
-
-    def _width_of_scores(self) -> int | None:
-        if self._head is not None:
-            (logits,) = (node for node in self._head.get_outputs() if node.name == "logits")
-            return logits.shape[1] if isinstance(logits.shape[1], int) else None
-        assert self._score is not None
-        return self.widths[self._score.output]
+            _check_classes(bundle, self._score, widths[self._score.output])
 
     def features(self, inputs: NDArray[np.float32]) -> Features:
         """Run the backbone.
@@ -70,13 +68,13 @@ class Model:
         if self._head is None:
             scores = features[self._score.output]
         else:
-            scores = self._head.run(["logits"], {name: features[name] for name in self._head_inputs})[0]
+            scores = self._head.run([LOGITS], {name: features[name] for name in self._head_inputs})[0]
         if self._score.space == "logit":
             return scores
         return to_logits(scores).astype(np.float32)
 
 
-def _check_classes(bundle: Bundle, score: Score, width: int | None) -> None:
+def _check_classes(bundle: Bundle, score: Score, width: object) -> None:
     """Refuse scores that are not those of the bundle's classes."""
     classes = bundle.classes
     if width != len(classes):

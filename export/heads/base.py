@@ -10,9 +10,6 @@ from torch import Tensor
 
 from bce.engine.network.manifest import HeadKind
 
-LOGITS = "logits"
-"""The one output of a head's graph."""
-
 
 class TrainedHead(Protocol):
     """A head in evaluation mode: features of blocks in, logits out."""

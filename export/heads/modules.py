@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bce.engine.errors import OptionsError
-from bce.export.heads.base import LOGITS
+from bce.engine.network.bundle import LOGITS
 
 Kind = Literal["attention", "scalar_mix"]
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bce.engine.errors import ExportError
-from bce.export.heads.base import LOGITS
+from bce.engine.network.bundle import LOGITS
 from bce.export.heads.tensorflow_opening import OPSET, block_name
 
 

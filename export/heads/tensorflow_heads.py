@@ -19,9 +19,9 @@ from onnx import compose, helper
 
 from bce.engine.errors import BceError, BundleError, ExportError, OptionsError, ParityError
 from bce.engine.files import write_bytes
+from bce.engine.network.bundle import LOGITS
 from bce.engine.network.manifest import HeadKind
 from bce.engine.network.sessions import open_session
-from bce.export.heads.base import LOGITS
 from bce.export.heads.tensorflow_graph import canonical
 from bce.export.heads.tensorflow_opening import Run, open_head
 from bce.export.readers.tensorflow import EXTRA, tensorflow

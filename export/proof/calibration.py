@@ -16,8 +16,8 @@ from bce.engine.audio.reader import AudioReader
 from bce.engine.errors import OptionsError, ParityError
 from bce.engine.frontends.base import Frontend
 from bce.engine.geometry import ChunkGrid, WindowSpec, plan_windows
+from bce.engine.network.bundle import LOGITS
 from bce.engine.network.sessions import open_session
-from bce.export.heads.base import LOGITS
 from bce.export.proof.check_audio import recordings_in
 from bce.export.proof.gates import relative_l2
 from bce.export.proof.quantize import BlockOf, quantize_backbone

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from bce.engine.errors import ExportError
 from bce.engine.frontends.base import FrontendSpec, make_frontend
 from bce.engine.geometry import WindowSpec
+from bce.engine.network.bundle import LOGITS
 from bce.engine.network.manifest import Input
 from bce.engine.network.sessions import open_session
 from bce.export.classes import NO_SIGNAL, ClassMap
-from bce.export.heads.base import LOGITS
 from bce.export.heads.checkpoints import Fold
 from bce.export.proof.check_audio import CheckInput
 from bce.export.proof.comparison import DEFAULT_LIMITS, Comparison, ParityReport
