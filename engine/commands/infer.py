@@ -148,7 +148,9 @@ def _plan(bundle: Bundle, options: RunOptions) -> int:
     from bce.engine.run.budget import process_began
     from bce.engine.run.plan import plan
 
-    recordings = find_recordings(options.paths, options.name_rule)
+    recordings = find_recordings(
+        options.paths, options.name_rule, lambda trouble: print(f"{trouble}: passed over", file=sys.stderr)
+    )
     made = plan(bundle, options.engine, recordings, time.monotonic() - process_began())
     print("\n".join(made.lines(None if options.budget is None else options.budget.minutes)))
     return 0
@@ -156,7 +158,8 @@ def _plan(bundle: Bundle, options: RunOptions) -> int:
 
 def _name_the_bad(report: RunReport) -> None:
     """What did not go well, also when all else is to be quiet."""
-    lines = [f"{entry['recording']}: {entry['status']}: {entry['reason']}" for entry in report.bad]
+    lines = [f"{line}: passed over" for line in report.passed_over]
+    lines += [f"{entry['recording']}: {entry['status']}: {entry['reason']}" for entry in report.bad]
     lines += [f"{stem}: the sample submission names it, but there is no such recording" for stem in report.missing]
     for line in lines[:MOST_LINES]:
         print(line, file=sys.stderr)

@@ -79,7 +79,7 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     report.sample_rate = bundle.manifest.window.sample_rate
     _check_outputs(bundle, options)
     sample = _read_sample(bundle, options)
-    recordings = _find(options, may_be_none=sample is not None)
+    recordings = _find(options, report.passed_over, may_be_none=sample is not None)
     if sample is not None and not recordings:
         sample.write_unchanged(_out(options))
         report.rows = report.filled = len(sample.row_ids)
@@ -178,12 +178,12 @@ def _out(options: RunOptions) -> Path:
     return options.out
 
 
-def _find(options: RunOptions, *, may_be_none: bool) -> list[Recording]:
+def _find(options: RunOptions, passed_over: list[str], *, may_be_none: bool) -> list[Recording]:
     """The recordings; with a sample submission there may be none, as in a notebook's dry run."""
     if not options.paths and not may_be_none:
         raise OptionsError("no recordings: name files or folders")
     try:
-        return find_recordings(options.paths, options.name_rule)
+        return find_recordings(options.paths, options.name_rule, lambda trouble: passed_over.append(str(trouble)))
     except NoRecordingsError:
         if may_be_none:
             return []
