@@ -15,7 +15,6 @@ from pathlib import Path
 from bce.engine.errors import OptionsError
 from bce.engine.recording import Recording, as_text
 
-
 MATCHING_S = 10.0
 """So long a pattern may take for all names of a run; a healthy one reads a hundred thousand in a tenth of it."""
 MOST_DIGITS = 18

@@ -84,7 +84,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="M",
         help="finish within M minutes of the start, with fewer shifts if need be",
     )
-    add("--reserve-minutes", type=float, default=3.0, metavar="M", help="of the budget, kept for writing (default: 3)")
+    add(
+        "--reserve-minutes",
+        type=float,
+        metavar="M",
+        help="of the budget, kept for writing (default: 3, or a quarter of a short budget)",
+    )
+    add(
+        "--stall-seconds",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="a recording that delivers nothing for S seconds fails (default: 120)",
+    )
     add("--plan", action="store_true", help="measure a few windows, print how long a run would take, and write nothing")
     add("--report", type=Path, metavar="JSON", help="write a report of the run")
     flags.add_quiet(parser)
@@ -174,6 +186,8 @@ def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.run.engine import EngineOptions, usable_cpus
     from bce.engine.run.infer import RunOptions
 
+    if args.reserve_minutes is not None and args.budget_minutes is None:
+        raise OptionsError("--reserve-minutes is a part of a budget: give --budget-minutes, or drop it")
     out = args.out
     if out is None and args.features is None:
         out = Path("submission.csv")
@@ -188,6 +202,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
             shifts_s=None if args.shifts is None else parse_shifts(args.shifts),
             precision=args.precision,
             backend=args.backend,
+            stall_s=args.stall_seconds,
             features=None if args.features is None else args.features_per,
         ),
         postprocess=PostprocessOptions.raw() if args.raw else None,

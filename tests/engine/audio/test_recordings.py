@@ -254,7 +254,7 @@ def test_a_name_that_is_not_utf_8_has_a_stem_that_a_table_can_hold(tmp_path):
 def test_a_pattern_that_would_take_for_ever_is_refused(tmp_path, monkeypatch, pattern):
     monkeypatch.setattr("bce.engine.audio.names.MATCHING_S", 0.3)
     lay(tmp_path, "a" * 60 + "!.wav")
-    with pytest.raises(OptionsError, match="takes more than 0.3 s"):
+    with pytest.raises(OptionsError, match="takes more than"):
         find_recordings([tmp_path], NameRule(pattern))
 
 
