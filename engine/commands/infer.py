@@ -107,16 +107,18 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     code = run_command(NAME, lambda: _run(parser().parse_args(arguments)))
-    _leave_hanging_threads(code)
+    _leave_at_once(code, is_process=arguments is None)
     return code
 
 
-def _leave_hanging_threads(code: int) -> None:
-    """End the process at once if a thread of the engine still hangs in a reader or in the network.
+def _leave_at_once(code: int, *, is_process: bool) -> None:
+    """End the process without taking it apart, if it is the command's, or a thread of the engine still hangs in it.
 
-    Everything is written by then. Python's own way out would tear such a thread out of its C code and abort.
+    Everything is written by then. Python's own way out takes half a second of work to free kernels and graphs, which is
+    many seconds on a busy machine and no part of a deadline's reserve; it would tear a thread that hangs in a reader or
+    in the network out of its C code and abort.
     """
-    if any(thread.name.startswith("bce-") for thread in threading.enumerate()):
+    if is_process or any(thread.name.startswith("bce-") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

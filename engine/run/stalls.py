@@ -34,7 +34,7 @@ class Stalled(AudioError):
 
 def reason(seconds: float) -> str:
     """Why a recording whose reader stalled has failed."""
-    return f"delivered nothing for {seconds:g} s"
+    return f"delivered nothing for {round(seconds, 1):g} s"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class ExpectedRows:
 
 
 def _commonest(lengths: Counter[int]) -> int | None:
-    """The commonest length above 0, of equally common ones the middle one (of two the longer); None where there is none."""
+    """The commonest length above 0, of equally common ones the middle, of two the longer; None where there is none."""
     most = max((count for chunks, count in lengths.items() if chunks), default=0)
     common = sorted(chunks for chunks, count in lengths.items() if chunks and count == most)
     return common[len(common) // 2] if common else None

@@ -5,6 +5,9 @@ Nothing of the engine is changed for it but one line: which module has the front
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,3 +239,23 @@ def test_parts_of_its_recordings_join(
 def test_shifts_beyond_its_window_are_refused_before_anything_runs(bundle: Bundle) -> None:
     with pytest.raises(OptionsError, match=r"shift 3\.01 s is outside -3\.\.3 s"):
         Engine(bundle, EngineOptions(shifts_s=(0.0, 3.01)))
+
+
+def test_a_name_that_is_not_utf_8_is_written_and_what_was_passed_over_is_said(
+    bundle: Bundle, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, features, report, folder = (tmp_path / name for name in ("s.parquet", "f.parquet", "run.json", "in"))
+    folder.mkdir()
+    try:
+        shutil.copy(recordings / "c.flac", os.fsencode(folder) + b"/caf\xe9.flac")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    (folder / "gone.wav").symlink_to(folder / "nothing")
+    command = ["--bundle", bundle.path, "--quiet", "--out", out, "--features", features, "--report", report, folder]
+    assert cli.main(list(map(str, command))) == 0
+    assert capsys.readouterr().err == f"{folder}/gone.wav: is a link that leads nowhere: passed over\n"
+    assert read_scores(out).row_ids == (r"caf\udce9_3",)
+    assert pq.read_table(features)["path"].to_pylist() == [rf"{folder}/caf\udce9.flac"]
+    said = json.loads(report.read_text())
+    assert [entry["recording"] for entry in said["recordings"]] == [rf"{folder}/caf\udce9.flac"]
+    assert said["passed_over"] == [f"{folder}/gone.wav: is a link that leads nowhere"]

@@ -159,6 +159,22 @@ def test_without_any_header_read_the_length_is_guessed() -> None:
     assert got[0] == 0
 
 
+def test_a_header_that_is_not_believed_costs_nobody_a_shift() -> None:
+    """A promise that a file's size cannot bear is None: 26 recordings of a minute, 0.4 of the time that there is."""
+    clock, stop = Clock(), Stop()
+    recordings = [Recording(Path(f"r{i}.wav"), f"r{i}") for i in range(26)]
+    promised = {recording.stem: 12 for recording in recordings[1:]}
+    budget = Budget(
+        BudgetOptions(2, 0), FIVE, recordings, stop, WINDOW, GRID, promised=promised, began=clock.now, clock=clock
+    )
+    for recording in recordings:
+        budget.opened(recording, promised.get(recording.stem))
+        assert budget.shifts(recording, 12) == FIVE
+        clock.now += 0.4 * 120 / 26
+        budget.computed(recording, 12, FIVE, 56)
+        budget.finished(recording)
+
+
 def test_one_long_recording_is_judged_as_it_goes() -> None:
     # a day: five shifts would take 5.4 hours
     got, end, limit, _ = drive([17_280], 240, lambda t: 0.24)
