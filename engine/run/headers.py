@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from bce.engine.audio.reader import AudioReader
 from bce.engine.geometry import ChunkGrid
@@ -15,8 +16,30 @@ from bce.engine.run.stalls import THREAD_PREFIX, Stalled, attempt
 HEADER_S = 10.0
 """A header that takes longer is not known."""
 MOST_STALLED = 8
-"""After so many that stalled, those that follow are not read: their disk is gone."""
+"""Headers, before none is looked at any more."""
 _POLL_S = 0.1
+
+T = TypeVar("T")
+
+
+def looked_at(
+    recordings: Iterable[Recording], look: Callable[[Recording], T], patience_s: float
+) -> Iterator[tuple[Recording, T | None]]:
+    """What ``look`` says of each recording, one after the other; None where it raises or takes too long.
+
+    After :data:`MOST_STALLED` that took too long none is looked at any more: their disk is gone.
+    """
+    stalled = 0
+    for recording in recordings:
+        found: T | None = None
+        if stalled < MOST_STALLED:
+            try:
+                found = attempt(partial(look, recording), patience_s)
+            except Stalled:
+                stalled += 1
+            except Exception:  # whatever a decoder finds: it is for the run itself to say what is wrong
+                found = None
+        yield recording, found
 
 
 class Headers:
@@ -56,19 +79,9 @@ class Headers:
         return self.chunks
 
     def _read(self, patience_s: float) -> None:
-        stalled = 0
-        for recording in self._recordings:
-            try:
-                promised = attempt(partial(self._promised, recording), patience_s)
-            except Stalled:
-                stalled += 1
-                if stalled == MOST_STALLED:
-                    break
-            except Exception:  # whatever a decoder finds: the run itself will say what is wrong with it
-                continue
-            else:
-                if promised is not None:
-                    self.chunks[recording.stem] = promised
+        for recording, promised in looked_at(self._recordings, self._promised, patience_s):
+            if promised is not None:
+                self.chunks[recording.stem] = promised
         self._done.set()
 
     def _promised(self, recording: Recording) -> int | None:

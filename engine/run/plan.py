@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from bce.engine.audio.reader import AudioReader
 from bce.engine.errors import AudioError
@@ -14,8 +13,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.recording import Recording
 from bce.engine.run.budget import shift_ladder
 from bce.engine.run.engine import Engine, EngineOptions
-from bce.engine.run.headers import HEADER_S
-from bce.engine.run.stalls import attempt
+from bce.engine.run.headers import HEADER_S, looked_at
 
 MEASURED_CHUNKS = 4
 """Chunks that each thread runs: with five shifts about 16 windows, so half a second of Perch."""
@@ -65,23 +63,20 @@ def plan(bundle: Bundle, options: EngineOptions, recordings: Sequence[Recording]
         AudioError: not one recording can be read.
     """
     window, grid = bundle.manifest.window, bundle.manifest.grid
-    patience_s = min(options.stall_s, HEADER_S)
     chunks, audio_s, unreadable = 0, 0.0, 0
     begin: list[Recording] = []  # readable ones, of which the start can be read too
-    for recording in recordings:
 
-        def look(path: Path = recording.path, further: bool = len(begin) < options.threads) -> tuple[int, float]:
-            with AudioReader(path, window.sample_rate, grid) as reader:
-                if further:
-                    next(reader)
-                return reader.promised_chunks or 0, reader.promised_s or 0.0
+    def look(recording: Recording) -> tuple[int, float]:
+        with AudioReader(recording.path, window.sample_rate, grid) as reader:
+            if len(begin) < options.threads:
+                next(reader)
+            return reader.promised_chunks or 0, reader.promised_s or 0.0
 
-        try:
-            promised_chunks, promised_s = attempt(look, patience_s)
-        except Exception:  # whatever a decoder finds: it is for the run to say what is wrong with a recording
+    for recording, promised in looked_at(recordings, look, min(options.stall_s, HEADER_S)):
+        if promised is None:
             unreadable += 1
             continue
-        chunks, audio_s = chunks + promised_chunks, audio_s + promised_s
+        chunks, audio_s = chunks + promised[0], audio_s + promised[1]
         if len(begin) < options.threads:
             begin.append(recording)
     if not begin:

@@ -144,6 +144,15 @@ def test_a_block_that_is_cut_has_the_chunks_whose_windows_were_run(bundle: Bundl
             np.testing.assert_array_equal(cut.features[name], values[:chunks])
 
 
+def test_a_pipe_that_nobody_fills_fails_and_the_run_goes_on(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
+    given = [Recording(tmp_path / "pipe.wav", "pipe"), Recording(recordings / "c.flac", "c")]
+    with dead_pipe(tmp_path / "pipe.wav"):
+        results = list(Engine(bundle, EngineOptions(threads=1, stall_s=0.5)).run(given))
+    assert [result.status for result in results] == ["failed", "ok"]
+    with pytest.raises(OptionsError, match="stall is nan s"):
+        EngineOptions(stall_s=float("nan"))
+
+
 def test_a_plan_counts_what_hangs_or_cannot_be_read_as_unreadable(
     bundle: Bundle, recordings: Path, tmp_path: Path
 ) -> None:
