@@ -242,7 +242,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     except OSError as error:
         raise AudioError(f"cannot be opened: {error.strerror}", path) from None
     try:
-        file = _ForwardFile(path)
+        file = _ForwardFile(os.fspath(path) if os.name == "nt" else os.fsencode(path))  # names need not be UTF-8
     except soundfile.LibsndfileError as error:
         raise AudioError(f"cannot be read as audio: {_reason(error)}", path) from None
     except TypeError:  # soundfile takes .raw files only with the format given

@@ -84,7 +84,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="M",
         help="finish within M minutes of the start, with fewer shifts if need be",
     )
-    add("--reserve-minutes", type=float, default=3.0, metavar="M", help="of the budget, kept for writing (default: 3)")
+    add(
+        "--reserve-minutes",
+        type=float,
+        metavar="M",
+        help="of the budget, kept for writing (default: 3, or a quarter of a short budget)",
+    )
+    add(
+        "--stall-seconds",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="a recording that delivers nothing for S seconds fails (default: 120)",
+    )
     add("--plan", action="store_true", help="measure a few windows, print how long a run would take, and write nothing")
     add("--report", type=Path, metavar="JSON", help="write a report of the run")
     flags.add_quiet(parser)
@@ -95,16 +107,18 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     code = run_command(NAME, lambda: _run(parser().parse_args(arguments)))
-    _leave_hanging_threads(code)
+    _leave_at_once(code, is_process=arguments is None)
     return code
 
 
-def _leave_hanging_threads(code: int) -> None:
-    """End the process at once if a thread of the engine still hangs in a reader or in the network.
+def _leave_at_once(code: int, *, is_process: bool) -> None:
+    """End the process without taking it apart, if it is the command's, or a thread of the engine still hangs in it.
 
-    Everything is written by then. Python's own way out would tear such a thread out of its C code and abort.
+    Everything is written by then. Python's own way out takes half a second of work to free kernels and graphs, which is
+    many seconds on a busy machine and no part of a deadline's reserve; it would tear a thread that hangs in a reader or
+    in the network out of its C code and abort.
     """
-    if any(thread.name.startswith("bce-") for thread in threading.enumerate()):
+    if is_process or any(thread.name.startswith("bce-") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -148,7 +162,9 @@ def _plan(bundle: Bundle, options: RunOptions) -> int:
     from bce.engine.run.budget import process_began
     from bce.engine.run.plan import plan
 
-    recordings = find_recordings(options.paths, options.name_rule)
+    recordings = find_recordings(
+        options.paths, options.name_rule, lambda trouble: print(f"{trouble}: passed over", file=sys.stderr)
+    )
     made = plan(bundle, options.engine, recordings, time.monotonic() - process_began())
     print("\n".join(made.lines(None if options.budget is None else options.budget.minutes)))
     return 0
@@ -156,7 +172,8 @@ def _plan(bundle: Bundle, options: RunOptions) -> int:
 
 def _name_the_bad(report: RunReport) -> None:
     """What did not go well, also when all else is to be quiet."""
-    lines = [f"{entry['recording']}: {entry['status']}: {entry['reason']}" for entry in report.bad]
+    lines = [f"{line}: passed over" for line in report.passed_over]
+    lines += [f"{entry['recording']}: {entry['status']}: {entry['reason']}" for entry in report.bad]
     lines += [f"{stem}: the sample submission names it, but there is no such recording" for stem in report.missing]
     for line in lines[:MOST_LINES]:
         print(line, file=sys.stderr)
@@ -171,6 +188,8 @@ def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.run.engine import EngineOptions, usable_cpus
     from bce.engine.run.infer import RunOptions
 
+    if args.reserve_minutes is not None and args.budget_minutes is None:
+        raise OptionsError("--reserve-minutes is a part of a budget: give --budget-minutes, or drop it")
     out = args.out
     if out is None and args.features is None:
         out = Path("submission.csv")
@@ -185,6 +204,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
             shifts_s=None if args.shifts is None else parse_shifts(args.shifts),
             precision=args.precision,
             backend=args.backend,
+            stall_s=args.stall_seconds,
             features=None if args.features is None else args.features_per,
         ),
         postprocess=PostprocessOptions.raw() if args.raw else None,

@@ -18,6 +18,7 @@ from bce.engine.recording import Recording
 from bce.engine.results import BlockResult, Part, RecordingResult, Shifts, whole_recordings
 from bce.engine.run.pace import Pace, SteadyPace, Stop
 from bce.engine.run.scheduler import Scheduler
+from bce.engine.run.stalls import STALL_S
 
 FeaturesPer = Literal["chunk", "window"]
 
@@ -38,6 +39,8 @@ class EngineOptions:
         shifts_s: test-time shifts of each chunk's window, in seconds; None for the bundle's own.
         precision: which backbone of the bundle; "bf16" is its float32 one in bfloat16, with the openvino backend only.
         backend: what runs the backbone, "onnxruntime" or "openvino".
+        stall_s: a reader that delivers nothing for so many seconds fails its recording; above 0. A deadline may ask for
+            less patience.
         features: keep the backbone's features as a mean over a chunk's shifts ("chunk") or one by one ("window").
     """
 
@@ -46,10 +49,13 @@ class EngineOptions:
     precision: str = "fp32"
     features: FeaturesPer | None = None
     backend: str = "onnxruntime"
+    stall_s: float = STALL_S
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise OptionsError(f"threads is {self.threads}, it must be at least 1")
+        if not self.stall_s > 0:
+            raise OptionsError(f"stall is {self.stall_s:g} s, it must be above 0")
         if self.features not in (None, *get_args(FeaturesPer)):
             raise OptionsError(f"features is {self.features!r}, it must be one of {', '.join(get_args(FeaturesPer))}")
         if self.backend not in BACKENDS:
@@ -101,7 +107,7 @@ class Engine:
         """
         self.stop_switch.deadline = False
         self.stop_switch.reason = reason
-        self.stop_switch.abandon = abandon
+        self.stop_switch.cut = self.stop_switch.abandon = abandon
 
     def close(self) -> None:
         """Give back the network's memory, some 200 MB. Nothing can run afterwards."""
@@ -126,15 +132,17 @@ class Engine:
         paths = [item for item in recordings if not isinstance(item, Recording)]
         if paths:
             given += find_recordings(paths)
+        pace = pace or SteadyPace(self.shifts_s)
         scheduler = Scheduler(
             given,
             self.compute,
-            pace or SteadyPace(self.shifts_s),
+            pace,
             self.options.threads,
             self.stop_switch,
             self.member.model.classes,
             self.member.window.sample_rate,
             self.grid,
+            min(self.options.stall_s, pace.patience_s),
         )
         return scheduler.parts()
 
@@ -148,5 +156,5 @@ class Engine:
         return whole_recordings(self.score(recordings, pace))
 
     def compute(self, block: AudioBlock, shifts_s: Shifts) -> BlockResult:
-        """Inputs, features and logits of one audio block."""
-        return self.member.compute(block, shifts_s, self.options.features)
+        """Inputs, features and logits of one audio block, of its first chunks where the run is cut."""
+        return self.member.compute(block, shifts_s, self.options.features, lambda: self.stop_switch.cut)

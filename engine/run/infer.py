@@ -18,8 +18,9 @@ from bce.engine.post.options import PostprocessOptions, Step, tuned_options
 from bce.engine.post.postprocessor import Postprocessor
 from bce.engine.post.priors import Priors
 from bce.engine.recording import Recording
-from bce.engine.run.budget import Budget, BudgetOptions, Headers, process_began
+from bce.engine.run.budget import Budget, BudgetOptions, process_began
 from bce.engine.run.engine import Engine, EngineOptions
+from bce.engine.run.headers import Headers
 from bce.engine.run.outputs import Outputs
 from bce.engine.run.pace import Pace
 from bce.engine.run.progress import Progress
@@ -79,7 +80,7 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     report.sample_rate = bundle.manifest.window.sample_rate
     _check_outputs(bundle, options)
     sample = _read_sample(bundle, options)
-    recordings = _find(options, may_be_none=sample is not None)
+    recordings = _find(options, report.passed_over, may_be_none=sample is not None)
     if sample is not None and not recordings:
         sample.write_unchanged(_out(options))
         report.rows = report.filled = len(sample.row_ids)
@@ -95,7 +96,7 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
 
     engine = Engine(bundle, options.engine)
     on_engine(engine)
-    headers = Headers(recordings, report.sample_rate, grid)
+    headers = Headers(recordings, report.sample_rate, grid, engine.stop_switch)
     pace = _pace(engine, options, recordings, headers)
     progress = Progress(len(recordings), quiet=options.quiet)
     for line in steps:
@@ -140,8 +141,7 @@ def postprocess_options(bundle: Bundle) -> PostprocessOptions:
 def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], headers: Headers) -> Pace | None:
     if options.budget is None:
         return None
-    headers.start()
-    return Budget(
+    budget = Budget(
         options.budget,
         engine.shifts_s,
         recordings,
@@ -151,6 +151,8 @@ def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], 
         promised=headers.chunks,
         began=process_began(),
     )
+    headers.start(budget.patience_s)
+    return budget
 
 
 def _postprocessor(
@@ -178,12 +180,12 @@ def _out(options: RunOptions) -> Path:
     return options.out
 
 
-def _find(options: RunOptions, *, may_be_none: bool) -> list[Recording]:
+def _find(options: RunOptions, passed_over: list[str], *, may_be_none: bool) -> list[Recording]:
     """The recordings; with a sample submission there may be none, as in a notebook's dry run."""
     if not options.paths and not may_be_none:
         raise OptionsError("no recordings: name files or folders")
     try:
-        return find_recordings(options.paths, options.name_rule)
+        return find_recordings(options.paths, options.name_rule, lambda trouble: passed_over.append(str(trouble)))
     except NoRecordingsError:
         if may_be_none:
             return []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bce.engine.post.postprocessor import Postprocessor, ScoredPart
 from bce.engine.results import Part
-from bce.engine.run.budget import Headers
 from bce.engine.run.engine import Engine
+from bce.engine.run.headers import Headers
 from bce.engine.run.record import RunReport
 from bce.engine.tables.expected_rows import ExpectedRows
 from bce.engine.tables.feature_files import FeatureSink
@@ -47,7 +47,7 @@ class Outputs:
 
         self._report = report
         self._postprocessor = postprocessor
-        self._expected = ExpectedRows(grid, sample, headers.chunks, fills)
+        self._expected = ExpectedRows(grid, sample, headers.all, fills)
         self._scores: ScoreTableSink | None = None
         self._features: FeatureSink | None = None
         self._sinks: list[Sink[ScoredPart] | Sink[Part]] = []

@@ -77,7 +77,7 @@ class FeatureSink:
         recording = part.recording
         columns = [
             pa.array([f"{recording.stem}_{_seconds(end)}" for end in end_s]),
-            pa.array([str(recording.path)] * rows),
+            pa.array([recording.path_text] * rows),
             pa.array([recording.site] * rows, pa.string()),
             pa.array([recording.start_time] * rows, pa.timestamp("ms", tz="UTC")),
             pa.array(start_s),

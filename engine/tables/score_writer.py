@@ -194,7 +194,7 @@ class _Rows:
 def _meta(owners: Sequence[Recording | None], end_s: NDArray[np.int64], chunk_s: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [
-            pa.array([None if o is None else str(o.path) for o in owners], pa.string()),
+            pa.array([None if o is None else o.path_text for o in owners], pa.string()),
             pa.array([None if o is None else o.site for o in owners], pa.string()),
             pa.array([None if o is None else o.start_time for o in owners], META.field("start_time").type),
             pa.array(end_s - chunk_s),

@@ -101,7 +101,7 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
             as long, and starting at a multiple of this length.
     """
     file = Path(path)
-    recordings: dict[str, Recording] = {}
+    names: dict[str, None] = {}
     windows: dict[tuple[str, int], set[str]] = {}
     chunk_s = number = 0
     try:
@@ -124,7 +124,7 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
                     raise TableError(
                         f"{about}, expected a window of {chunk_s} s that starts at a multiple of its length", file
                     )
-                recordings.setdefault(row["filename"], rule.read(Path(row["filename"])))
+                names.setdefault(row["filename"])
                 labels = (label.strip() for label in row["primary_label"].split(";"))
                 windows.setdefault((row["filename"], start_s), set()).update(label for label in labels if label)
     except OSError as error:
@@ -133,6 +133,7 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
         raise TableError("is not UTF-8 text: expected labelled windows as CSV", file) from None
     if not windows:
         raise TableError("has no rows: expected labelled windows", file)
+    recordings = dict(zip(names, rule.read_all(map(Path, names)), strict=True))
     return WindowLabels(
         tuple(recordings[name] for name, _ in windows),
         chunk_s,

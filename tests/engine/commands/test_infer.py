@@ -67,7 +67,10 @@ def test_quiet_says_only_what_went_wrong(
         (["{bundle}", "--prior-strength", "0.5", "{sounds}"], "cannot run the prior step"),
         (["{bundle}", "--priors", "no.npz", "{sounds}"], "no.npz"),
         (["{bundle}", "--raw", "--sigma", "2", "{sounds}"], "--raw switches off what --sigma asks for"),
-        (["{bundle}", "--budget-minutes", "2", "{sounds}"], "reserve of 3 minutes"),
+        (["{bundle}", "--budget-minutes", "2", "--reserve-minutes", "2", "{sounds}"], "reserve of 2 minutes"),
+        (["{bundle}", "--reserve-minutes", "2", "{sounds}"], "give --budget-minutes"),
+        (["{bundle}", "--stall-seconds", "0", "{sounds}"], "stall is 0 s"),
+        (["{bundle}", "/dev/zero"], "/dev/zero: is a pipe or a device"),
         (["{bundle}", "--name-pattern", "(", "{sounds}"], "not a regular expression"),
         (["{bundle}", "--sample-submission", "no.csv", "{sounds}"], "no.csv"),
         (["{bundle}", "--report", "no/run.json", "{sounds}"], "no/run.json: its folder does not exist"),
@@ -144,6 +147,17 @@ def test_an_interrupt_leaves_what_was_computed(small_bundle: Bundle, tmp_path: P
     assert content["totals"]["not_run"] == 200 - done
     assert content["totals"]["interrupted"] == number.name
     assert sorted(os.listdir(tmp_path)) == ["in", "run.json", "s.csv"]
+
+
+def test_as_a_process_it_leaves_at_once_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking Python apart is half a second of work that no deadline has."""
+    left: list[int] = []
+    monkeypatch.setattr("sys.argv", ["bce-infer", "--bundle", "nowhere", "x.wav"])
+    monkeypatch.setattr("os._exit", left.append)
+    assert main() == 2
+    assert left == [2]
+    assert main(["--bundle", "nowhere", "x.wav"]) == 2  # called by another program it returns
+    assert left == [2]
 
 
 def test_a_plan_tells_the_time_and_writes_nothing(

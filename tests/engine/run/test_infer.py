@@ -182,7 +182,7 @@ def damage(good: Path, folder: Path, kind: str) -> Path:
         ("empty", "failed", 12, 0),
         ("text", "failed", 12, 0),
         ("bare_header", "failed", 12, 0),
-        ("too_short", "failed", None, 0),
+        ("too_short", "failed", 12, 0),
         ("truncated_wav", "short_read", 12, 6),
         ("truncated_flac", "short_read", 12, None),
         ("nan", "short_read", 12, 7),
@@ -219,6 +219,21 @@ def test_a_bad_recording_costs_only_its_own_rows(
         fill = table.scores[there[own[-1]]]
         np.testing.assert_allclose(fill, table.scores[unfilled].mean(axis=0), rtol=1e-12)
     assert [last.stem in e["recording"] and e["status"] for e in report.recordings][-1] == "ok"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_bad_recording_has_as_many_rows_as_most_others(small_bundle: Bundle, tmp_path: Path, threads: int) -> None:
+    """Also where those come later, and whatever is wrong with it: empty, no audio, shorter than a chunk can be."""
+    folder = tmp_path / "recordings"
+    for name, seconds in (("b", 10.0), ("c", 10.0), ("d", 5.0)):
+        write_sound(folder / f"{name}.wav", seconds, 1)
+    (folder / "a.wav").write_bytes(b"")
+    (folder / "e.ogg").write_text("notes")
+    write_sound(folder / "f.wav", 0.4, 2)
+    report = infer(small_bundle, options(folder, out=tmp_path / "out.csv", threads=threads))
+    assert [entry["status"] for entry in report.recordings] == ["failed", "ok", "ok", "ok", "failed", "failed"]
+    assert [entry["rows"] for entry in report.recordings] == [2, 2, 2, 1, 2, 2]
+    assert report.rows == 11
 
 
 def test_nothing_but_bad_recordings_is_still_a_table(small_bundle: Bundle, tmp_path: Path) -> None:

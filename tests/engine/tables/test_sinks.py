@@ -32,7 +32,7 @@ def recording(name: str) -> Recording:
 
 
 def expected_rows(sample: SampleSubmission | None = None, fills: bool = True, **promised: int) -> ExpectedRows:
-    return ExpectedRows(GRID, sample, promised, lambda: fills)
+    return ExpectedRows(GRID, sample, lambda: promised, lambda: fills)
 
 
 def table_sink(out: Path, expected: ExpectedRows, sample: SampleSubmission | None = None, fills: bool = True):
@@ -158,7 +158,7 @@ def test_a_table_that_cannot_be_begun_leaves_nothing_behind(tmp_path: Path, monk
 
 def test_table_and_report_hear_the_same_of_a_recording() -> None:
     promised: dict[str, int] = {}
-    expected, one = ExpectedRows(GRID, None, promised, lambda: True), recording("a")
+    expected, one = ExpectedRows(GRID, None, lambda: promised, lambda: True), recording("a")
     before = expected.missing(one, Outcome(status="failed"), 0)
     promised["a"] = 40  # its header has been read meanwhile
     np.testing.assert_array_equal(expected.missing(one, Outcome(status="failed"), 0), before)
