@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -259,20 +260,22 @@ def check_place(out: StrPath) -> None:
     """Refuse a file that could not be written.
 
     Raises:
-        OptionsError: its folder does not exist or is not writable, it is a folder itself, or its name is too long.
+        OptionsError: its folder does not exist or is not writable, it is a folder itself, or no file can have its name.
     """
     path = Path(out)
     folder = path.absolute().parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OptionsError("its folder does not exist: make it first", path)
     if not os.access(folder, os.W_OK):
         raise OptionsError("its folder is not writable: choose another place", path)
-    if path.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OptionsError(f"cannot be written ({error.strerror}): choose another name", path) from None
+    if is_folder:
         raise OptionsError("is a folder, expected the name of a file to write", path)
-    with suppress(ValueError, AttributeError, OSError):  # some file systems do not tell
-        longest = os.pathconf(folder, "PC_NAME_MAX")
-        if len(os.fsencode(path.name)) > longest:
-            raise OptionsError(f"its name is longer than the {longest} bytes that its folder allows", path)
 
 
 def check_apart(outputs: Sequence[StrPath], inputs: Iterable[StrPath] = (), folders: Iterable[StrPath] = ()) -> None:

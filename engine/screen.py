@@ -28,6 +28,8 @@ class Screen:
         if self._stream is not None:
             try:
                 return self._stream.write(text)
+            except UnicodeEncodeError as error:  # characters that it does not have
+                return self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
             except RuntimeError:  # a signal's handler spoke in the middle of a word
                 pass
             except (OSError, ValueError):  # its reader has gone, it was closed, its disk is full
