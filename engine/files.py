@@ -42,6 +42,7 @@ class _Growing:
 
     def __init__(self, folder: Path) -> None:
         self._elsewhere = _rescue_folders()
+        self._asked: list[str] = []
         try:
             self._file = self._open(folder)
         except OSError as error:
@@ -89,9 +90,8 @@ class _Growing:
         Raises:
             OSError: none does.
         """
-        asked = []
         for folder in self._elsewhere:
-            asked.append(str(folder))
+            self._asked.append(str(folder))
             try:
                 there = self._open(folder)
             except OSError:
@@ -105,7 +105,7 @@ class _Growing:
                 continue
             self._file, self.trouble = there, trouble
             return
-        reason = f"{trouble.strerror or trouble}, and no other folder takes it ({', '.join(asked) or 'none is left'})"
+        reason = f"{trouble.strerror or trouble}, and no other folder takes it (asked: {', '.join(self._asked)})"
         raise OSError(trouble.errno, reason, trouble.filename)
 
 

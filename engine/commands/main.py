@@ -66,9 +66,11 @@ def _run(name: str, run: Callable[[], int | None], extra: str) -> int:
     except KeyboardInterrupt:
         return _say(name, "interrupted", INTERRUPTED)
     except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):
-            raise
-        return _say(name, f"ONNX Runtime: {error}", FAILED)  # mostly memory that it did not get
+        if str(error) == "can't start new thread":  # Python has no kind of its own for it
+            return _say(name, "the system starts no more threads (a limit, or memory): ask for fewer", FAILED)
+        if type(error).__module__.startswith("onnxruntime"):  # mostly memory that it did not get
+            return _say(name, f"ONNX Runtime: {error}", FAILED)
+        raise
 
 
 def _say(name: str, line: str, code: int) -> int:

@@ -100,10 +100,10 @@ class Outputs:
                 sink.finish()
             except OSError as error:
                 lost.append(error)
-        if len(lost) > 1:
-            raise OSError(lost[0].errno, "; ".join(f"{error.filename}: {error.strerror}" for error in lost))
         if lost:
-            raise lost[0]
+            first, *others = lost
+            told = "; ".join([str(first.strerror), *(f"{error.filename}: {error.strerror}" for error in others)])
+            raise OSError(first.errno, told, first.filename)
         if self._scores is not None and (summary := self._scores.summary) is not None:
             self._report.rows, self._report.filled = summary.rows, summary.filled
         self._report.write_s += time.perf_counter() - clock

@@ -8,7 +8,6 @@ of threads and neither on the length of the list nor on that of a recording.
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -90,9 +89,9 @@ class Scheduler:
             threading.Thread(target=self._work, name=f"{THREAD_PREFIX}worker-{number}", daemon=True)
             for number in range(self._threads)
         ]
+        for worker in workers:
+            worker.start()
         try:
-            for number, worker in enumerate(workers):
-                _start(worker, number, self._threads)
             for index in range(len(self._recordings)):
                 last = False
                 while not last:
@@ -104,8 +103,7 @@ class Scheduler:
                 self._closed = True
                 self._changed.notify_all()
             for worker in workers if not self._stop.abandon else ():
-                if worker.ident is not None:  # else it could not be started
-                    worker.join()
+                worker.join()
 
     def _wait_for(self, index: int) -> Part:
         """The next part of a recording."""
@@ -230,17 +228,3 @@ class Scheduler:
             self._pace.finished(job.recording)
             if job.reader is not None:
                 job.reader.close()
-
-
-def _start(worker: threading.Thread, number: int, threads: int) -> None:
-    """Start a worker.
-
-    Raises:
-        OSError: the system gives no thread: a limit, or no memory for it.
-    """
-    try:
-        worker.start()
-    except RuntimeError:
-        raise OSError(
-            errno.EAGAIN, f"the system starts no more than {number} of {threads} threads: give fewer"
-        ) from None

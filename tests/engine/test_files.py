@@ -260,7 +260,7 @@ def test_where_no_disk_has_room_the_error_says_so(
     disks.fill(monkeypatch, tmp_path, 3)
     disks.fill(monkeypatch, elsewhere, 2)
     file = Beside(tmp_path / "t.bin")
-    with pytest.raises(OSError, match=r"No space left on device, and no other folder takes it \(.*none\)"):
+    with pytest.raises(OSError, match=r"No space left on device, and no other folder takes it \(asked: .*none\)"):
         file.write(b"0123")
     file.discard()
     assert names(tmp_path) == ["elsewhere"]
