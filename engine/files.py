@@ -32,7 +32,7 @@ _NAME_CHARS = 50
 
 
 class _Growing:
-    """A file that is written from its begin to its end, and moves to another folder when its own takes no more.
+    """A file that is written from its beginning to its end, and moves to another folder when its own takes no more.
 
     A disk that fills in the ninth hour of a run, or a folder that is gone, costs the run nothing but its place.
     """
@@ -41,6 +41,7 @@ class _Growing:
     """Why the file is not in the folder where it was to be; None while it is."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._elsewhere = _rescue_folders()
         self._asked: list[str] = []
         try:
@@ -52,7 +53,8 @@ class _Growing:
         raise NotImplementedError
 
     def _drop(self, file: io.FileIO) -> None:
-        file.close()
+        with suppress(OSError):
+            file.close()
 
     def write(self, content: Buffer) -> int:
         """Append all of some bytes."""
@@ -106,7 +108,7 @@ class _Growing:
             self._file, self.trouble = there, trouble
             return
         reason = f"{trouble.strerror or trouble}, and no other folder takes it (asked: {', '.join(self._asked)})"
-        raise OSError(trouble.errno, reason, trouble.filename)
+        raise OSError(trouble.errno, reason, trouble.filename or str(self._folder))
 
 
 class Beside(_Growing):
@@ -131,7 +133,7 @@ class Beside(_Growing):
     def _drop(self, file: io.FileIO) -> None:
         with suppress(OSError):
             file.truncate(0)  # its name may be out of reach: in a folder that was moved away
-        file.close()
+        super()._drop(file)
         with suppress(OSError):
             os.unlink(file.name)
 
@@ -143,6 +145,8 @@ class Beside(_Growing):
         """
         if self.trouble is None:
             try:
+                if self.tell():  # else others wrote it by its name, and closed it
+                    os.fsync(self._file.fileno())  # what a disk elsewhere refuses late, it refuses before the renaming
                 if os.name == "nt":  # where an open file has its name for good
                     self._file.close()
                 os.replace(self.partial, self.path)
@@ -299,12 +303,21 @@ def check_apart(outputs: Sequence[StrPath], inputs: Iterable[StrPath] = (), fold
         for other in outputs[:number]:
             if _holds(out, other) or _holds(other, out):
                 raise OptionsError(f"and {os.fspath(other)} are both to be written: give them places apart", out)
-    there = [out for out in outputs if os.path.exists(out)]  # what is not there can be no input
-    if there:
-        for item in inputs:
-            for out in there:
-                if _same(item, out) or (os.path.isdir(out) and _holds(out, item)):
-                    raise OptionsError(f"is to be read ({os.fspath(item)}): it would be overwritten, give another", out)
+    there = {_identity(out): out for out in outputs if os.path.exists(out)}  # what is not there can be no input
+    around = [out for out in there.values() if os.path.isdir(out)]
+    for item in inputs if there else ():
+        taken = there.get(_identity(item)) or next((out for out in around if _holds(out, item)), None)
+        if taken is not None:
+            raise OptionsError(f"is to be read ({os.fspath(item)}): it would be overwritten, give another", taken)
+
+
+def _identity(path: StrPath) -> tuple[int, int] | None:
+    """What all names of a file have in common; None where it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _same(one: StrPath, other: StrPath) -> bool:

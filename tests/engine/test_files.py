@@ -154,11 +154,20 @@ def test_what_lies_beside_a_place_is_never_written_to(tmp_path: Path, monkeypatc
     (tmp_path / "precious").write_text("precious")
     for name in (f"s.csv.partial-{os.getpid()}", "s.csv.partial", "s.csv.spool"):
         (tmp_path / name).write_text("mine")
+    (tmp_path / "bundle.00000000.partial").mkdir()
+    (tmp_path / "bundle.00000000.partial" / "mine").write_text("mine")
     (tmp_path / "s.csv.00000000.partial").symlink_to(tmp_path / "precious")
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    before = contents(tmp_path)
     with pytest.raises(OSError, match="File exists: what was to be written there is in"):
         write_text(tmp_path / "s.csv", "new")
-    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    with pytest.raises(FileExistsError), folder_beside(tmp_path / "bundle"):
+        pass
+    after = contents(tmp_path)
+    assert {path: after[path] for path in before} == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # a place that is lost meanwhile -------------------------------------------------------------------------------------
@@ -251,6 +260,24 @@ def test_a_full_disk_moves_what_was_written(
     assert rescued(caught).read_bytes() == b"0123456789abc"
     assert names(place) == ["t.bin"]
     assert (place / "t.bin").read_text() == "of yesterday"
+
+
+def test_a_disk_that_says_late_that_it_is_full(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As network file systems do: the renaming must not come before."""
+
+    def late(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", late)
+    (tmp_path / "t.bin").write_text("of yesterday")
+    file = Beside(tmp_path / "t.bin")
+    file.write(b"all")
+    with pytest.raises(OSError, match="No space left on device: what was to be written") as caught:
+        file.keep()
+    assert (tmp_path / "t.bin").read_text() == "of yesterday"
+    assert rescued(caught).read_bytes() == b"all"
 
 
 def test_where_no_disk_has_room_the_error_says_so(
