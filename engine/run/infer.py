@@ -26,8 +26,6 @@ from bce.engine.run.progress import Progress
 from bce.engine.run.record import RunReport
 from bce.engine.tables.submissions import SampleSubmission
 
-__all__ = ["RunOptions", "infer", "postprocess_options"]
-
 
 def infer(
     bundle: Bundle,

@@ -25,7 +25,8 @@ from bce.engine.errors import TableError
 from bce.engine.files import Beside, Scratch
 from bce.engine.frontends.base import KINDS
 from bce.engine.locks import held
-from bce.engine.run.infer import RunOptions, infer
+from bce.engine.run.infer import infer
+from bce.engine.run.options import RunOptions
 from bce.engine.tables.scores import read_scores
 from bce.engine.tables.sinks import ScoreTableSink
 

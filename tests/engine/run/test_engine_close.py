@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bce.engine import Bundle, Engine, EngineOptions
-from bce.engine.run.infer import RunOptions, infer
+from bce.engine.run.infer import infer
+from bce.engine.run.options import RunOptions
 from bce.engine.tables.score_writer import ScoreWriter
 
 
