@@ -27,41 +27,48 @@ def held(path: StrPath) -> Iterator[None]:
     Raises:
         OptionsError: another process holds it; with its number.
     """
-    descriptor, place = _lock(Path(path))
-    try:
+    if fcntl is None:
         yield
-    finally:
-        if descriptor is not None:
-            with suppress(OSError):  # its folder has gone
-                os.unlink(place)
-            os.close(descriptor)
-
-
-def _lock(path: Path) -> tuple[int | None, Path]:
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    place = Path(os.path.realpath(path.parent)) / f".bce-{name}.lock"
-    while fcntl is not None:
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        return
+    place = Path(path)
+    name = f".bce-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}.lock"
+    folder = os.open(place.parent, os.O_RDONLY)  # by which it is found again where it is renamed meanwhile
+    try:
+        lock = _lock(place, name, folder)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            if lock is not None:
+                with suppress(OSError):  # its folder has gone
+                    os.unlink(name, dir_fd=folder)
+                os.close(lock)
+    finally:
+        os.close(folder)
+
+
+def _lock(path: Path, name: str, folder: int) -> int | None:
+    """The open, locked file; None where there are no locks."""
+    while True:
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another process"
-            os.close(descriptor)
+            holder = os.read(lock, 200).decode("utf-8", "replace").strip() or "another process"
+            os.close(lock)
             raise OptionsError(f"{holder} is writing it: wait for its end, or give another name", path) from None
         except OSError:
-            os.close(descriptor)
-            os.unlink(place)
-            break
-        if _is_there(place, descriptor):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
-            return descriptor, place
-        os.close(descriptor)  # whoever held it removed it between the two calls
-    return None, place
+            os.close(lock)
+            os.unlink(name, dir_fd=folder)
+            return None
+        if _is_there(name, folder, lock):
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+            return lock
+        os.close(lock)  # whoever held it removed it between the two calls
 
 
-def _is_there(place: Path, descriptor: int) -> bool:
+def _is_there(name: str, folder: int, lock: int) -> bool:
     try:
-        return os.path.samestat(os.stat(place), os.fstat(descriptor))
+        return os.path.samestat(os.stat(name, dir_fd=folder), os.fstat(lock))
     except FileNotFoundError:
         return False

@@ -84,3 +84,13 @@ def test_a_lock_is_no_link_to_follow(tmp_path: Path) -> None:
     with pytest.raises(OSError), held(tmp_path / "s.csv"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_file_system_without_locks_locks_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_here(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none_here)
+    with held(tmp_path / "s.csv"), held(tmp_path / "s.csv"):
+        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
