@@ -21,8 +21,7 @@ from bce.engine.frontends.base import KINDS
 from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.priors import Priors
 from bce.engine.run.budget import BudgetOptions
-from bce.engine.run.infer import infer
-from bce.engine.run.options import RunOptions
+from bce.engine.run.infer import RunOptions, infer
 from bce.engine.tables.scores import read_scores
 
 pytest.importorskip("onnx", reason="the second family's graph is written with onnx")

@@ -18,8 +18,7 @@ from bce.engine import Bundle, Engine, EngineOptions, OptionsError
 from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, plan_windows
 from bce.engine.recording import Recording
 from bce.engine.run.budget import OUT_OF_TIME, Budget, BudgetOptions, Headers, process_began, shift_ladder
-from bce.engine.run.infer import infer
-from bce.engine.run.options import RunOptions
+from bce.engine.run.infer import RunOptions, infer
 from bce.engine.run.pace import Stop
 from bce.engine.tables.scores import read_scores
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from bce.engine import Bundle, Engine, EngineOptions
-from bce.engine.run.infer import infer
-from bce.engine.run.options import RunOptions
+from bce.engine.run.infer import RunOptions, infer
 from bce.engine.tables.score_writer import ScoreWriter
 
 

@@ -18,8 +18,7 @@ from support.sounds import RATE, sound, write_sound
 
 from bce.engine import Bundle, Engine, EngineOptions, OptionsError, TableError
 from bce.engine.post.options import PostprocessOptions
-from bce.engine.run.infer import infer
-from bce.engine.run.options import RunOptions
+from bce.engine.run.infer import RunOptions, infer
 from bce.engine.tables.scores import read_scores
 
 RAW = PostprocessOptions.raw()
