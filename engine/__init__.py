@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ExportError,
         OptionsError,
         ParityError,
+        RunError,
         TableError,
     )
     from bce.engine.geometry import ChunkGrid, WindowSpec
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from bce.engine.results import Outcome, Part, RecordingResult
     from bce.engine.run.budget import BudgetOptions
     from bce.engine.run.engine import Engine, EngineOptions
-    from bce.engine.run.infer import RunOptions, infer, postprocess_options
+    from bce.engine.run.infer import infer, postprocess_options
+    from bce.engine.run.options import RunOptions
     from bce.engine.run.plan import Plan, plan
     from bce.engine.run.record import RunReport
     from bce.engine.tables.blend import BlendOptions, BlendSummary, blend
@@ -59,7 +61,8 @@ _HOME = {
     "Priors": "post.priors",
     "Recording": "recording",
     "RecordingResult": "results",
-    "RunOptions": "run.infer",
+    "RunError": "errors",
+    "RunOptions": "run.options",
     "RunReport": "run.record",
     "ScoreFile": "tables.score_files",
     "Shrinkage": "post.priors",
@@ -97,6 +100,7 @@ __all__ = [  # spelt out, because type checkers read it
     "Priors",
     "Recording",
     "RecordingResult",
+    "RunError",
     "RunOptions",
     "RunReport",
     "ScoreFile",

@@ -35,6 +35,10 @@ class TableError(BceError):
     """A table (taxonomy, labels, scores, priors, sample submission) is not what it should be."""
 
 
+class RunError(BceError):
+    """A run broke off after it had begun. No output was written; what stood at their places is as it was."""
+
+
 class OptionsError(BceError):
     """An option has a value outside its range, or options contradict each other."""
 

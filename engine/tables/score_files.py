@@ -8,13 +8,14 @@ because every tie that rounding makes costs AUC.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -154,28 +155,33 @@ class ScoreFileWriter:
         path: the file to write; its ending chooses the format.
         classes: the labels of the columns.
         meta: whether batches bring the columns of :data:`META` (CSV leaves them out).
+        safe: put an apostrophe before names in CSV that a spreadsheet would take for a formula (:data:`FORMULA`).
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, meta: bool = False) -> None:
-        self._file_beside = Beside(check_format(path))
-        self._csv = self._file_beside.path.suffix.lower() == ".csv"
+    def __init__(
+        self, path: str | os.PathLike[str], classes: Sequence[str], *, meta: bool = False, safe: bool = False
+    ) -> None:
+        self._path = check_format(path)
+        self._csv = self._path.suffix.lower() == ".csv"
+        self._safe = safe and self._csv
         self._meta = META if meta and not self._csv else pa.schema([])
         scores = [pa.field(name, pa.float64()) for name in classes]
         self._schema = pa.schema([pa.field(ROW_ID, pa.string()), *self._meta, *scores])
 
     def __enter__(self) -> Self:
-        partial = self._file_beside.partial
+        self._file = Beside(self._path)
         try:
             if self._csv:
-                with open(partial, "w", encoding="utf-8", newline="") as stream:
-                    csv.writer(stream, lineterminator="\n").writerow(self._schema.names)
-                self._file: Any = open(partial, "ab")
+                header = io.StringIO(newline="")
+                names = self._schema.names
+                csv.writer(header, lineterminator="\n").writerow(_defused(names) if self._safe else names)
+                self._file.write(header.getvalue().encode("utf-8"))
             else:
                 # Scores hardly repeat: a dictionary of them costs time and space for nothing.
                 texts = [field.name for field in self._schema if field.type == pa.string()]
-                self._file = pq.ParquetWriter(partial, self._schema, compression="zstd", use_dictionary=texts)
+                self._parquet = pq.ParquetWriter(self._file, self._schema, compression="zstd", use_dictionary=texts)
         except BaseException:
-            self._file_beside.discard()
+            self._file.discard()
             raise
         return self
 
@@ -188,8 +194,11 @@ class ScoreFileWriter:
         columns = np.ascontiguousarray(np.asarray(scores, dtype=np.float64).T)
         table = pa.Table.from_arrays([ids, *extra, *(pa.array(column) for column in columns)], schema=self._schema)
         if not self._csv:
-            self._file.write_table(table, row_group_size=max(1, len(ids)))
+            self._parquet.write_table(table, row_group_size=max(1, len(ids)))
             return
+        if self._safe:
+            ids = pa.array(_defused(ids.to_pylist()), pa.string())
+            table = table.set_column(0, ROW_ID, ids)
         # Arrow either quotes every text or none, and refuses to write one that needs quotes without them.
         special = pc.any(pc.match_substring_regex(ids, '[,"\r\n]')).as_py()
         style = "needed" if special else "none"
@@ -200,8 +209,19 @@ class ScoreFileWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._file.close()
             if kind is None:
-                self._file_beside.keep()
+                if not self._csv:
+                    self._parquet.close()
+                self._file.keep()
         finally:
-            self._file_beside.discard()
+            if not self._csv:
+                self._parquet.is_open = False  # else it writes its end when it is collected
+            self._file.discard()
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so is a formula to a spreadsheet (OWASP, "CSV Injection")."""
+
+
+def _defused(cells: Sequence[str]) -> list[str]:
+    return [f"'{cell}" if cell.startswith(FORMULA) else cell for cell in cells]

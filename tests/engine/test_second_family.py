@@ -76,7 +76,7 @@ def test_logits_and_features_are_those_of_the_naive_pipeline(recordings: Path, t
 
 def test_tables_are_named_after_its_chunks(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
     out, features = tmp_path / "s.parquet", tmp_path / "f.parquet"
-    engine = EngineOptions(threads=2, features="chunk")
+    engine = EngineOptions(threads=2)
     asked = RunOptions((recordings,), out, features, engine=engine, postprocess=PostprocessOptions.raw(), quiet=True)
     report = infer(bundle, asked)
     assert report.exit_code == 0
@@ -92,7 +92,7 @@ def test_tables_are_named_after_its_chunks(bundle: Bundle, recordings: Path, tmp
     assert found.schema.metadata[b"bundle"].decode() == bundle.identity
     assert [entry["resampled_from"] for entry in report.recordings] == [None, 44_100, 32_000, 22_050]
 
-    infer(bundle, replace(asked, out=None, engine=replace(engine, features="window", shifts_s=(-0.25, 0.0))))
+    infer(bundle, replace(asked, out=None, features_per="window", engine=replace(engine, shifts_s=(-0.25, 0.0))))
     windows = pq.read_table(features).to_pylist()
     first = [row for row in windows if row["row_id"].startswith("a_")]
     assert [row["start_s"] for row in first] == sorted({max(3.0 * c + s, 0) for c in range(11) for s in (-0.25, 0)})
@@ -235,7 +235,7 @@ def test_parts_of_its_recordings_join(
     bundle: Bundle, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = RunOptions((recordings,), tmp_path / "whole.csv", tmp_path / "whole.parquet", quiet=True)
-    asked = replace(asked, engine=EngineOptions(threads=2, features="chunk"))
+    asked = replace(asked, engine=EngineOptions(threads=2))
     infer(bundle, asked)
     monkeypatch.setattr("bce.engine.run.scheduler.PART_S", 40.0)  # 12 chunks of 3 s
     assert [len(p.logits) for p in Engine(bundle).score([recordings / "d.flac"])] == [12, 12, 10]

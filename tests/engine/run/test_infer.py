@@ -28,7 +28,7 @@ EXPECTED_CHUNKS = [12, 3, 13, 1, 15]
 def options(
     *paths: Path, out: Path | None = None, shifts: tuple[float, ...] = (0.0,), threads: int = 2, **more
 ) -> RunOptions:
-    engine = EngineOptions(threads=threads, shifts_s=shifts, features=more.pop("features", None))
+    engine = EngineOptions(threads=threads, shifts_s=shifts)
     return RunOptions(paths, out, engine=engine, postprocess=more.pop("postprocess", RAW), quiet=True, **more)
 
 
@@ -104,7 +104,7 @@ def test_threads_do_not_change_a_byte(small_bundle: Bundle, soundscapes: Path, t
 
 def test_parquet_and_features(small_bundle: Bundle, soundscapes: Path, tmp_path: Path) -> None:
     out, features = tmp_path / "scores.parquet", tmp_path / "features.parquet"
-    infer(small_bundle, options(soundscapes, out=out, features_out=features, features="chunk", shifts=(-1.0, 0.0, 1.0)))
+    infer(small_bundle, options(soundscapes, out=out, features_out=features, shifts=(-1.0, 0.0, 1.0)))
     table = pq.read_table(out)
     assert table.column_names[:6] == ["row_id", "path", "site", "start_time", "chunk_start_s", "chunk_end_s"]
     assert table["site"][0].as_py() == "S01"
@@ -116,7 +116,7 @@ def test_parquet_and_features(small_bundle: Bundle, soundscapes: Path, tmp_path:
     assert b"stand-in" in found.schema.metadata[b"notice"]
 
     windows = tmp_path / "windows.parquet"
-    infer(small_bundle, options(soundscapes, features_out=windows, features="window", shifts=(-1.0, 0.0, 1.0)))
+    infer(small_bundle, options(soundscapes, features_out=windows, features_per="window", shifts=(-1.0, 0.0, 1.0)))
     rows = pq.read_table(windows).to_pylist()
     first = [row for row in rows if row["site"] == "S01"]
     # 12 chunks x 3 shifts of a minute, of which the first and the last one are moved into the recording
@@ -141,7 +141,7 @@ def test_a_head_of_none_gives_features_or_refuses(small_bundle: Bundle, soundsca
     with pytest.raises(OptionsError, match="has no head"):
         infer(bundle, options(soundscapes, out=tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()
-    report = infer(bundle, options(soundscapes, features_out=tmp_path / "f.parquet", features="chunk"))
+    report = infer(bundle, options(soundscapes, features_out=tmp_path / "f.parquet"))
     assert report.exit_code == 0
     assert pq.read_metadata(tmp_path / "f.parquet").num_rows == sum(EXPECTED_CHUNKS)
 
@@ -386,9 +386,7 @@ def test_a_crash_leaves_no_half_table_and_what_stood_there_before(small_bundle: 
     outputs = tmp_path / "out"
     outputs.mkdir()
     (outputs / "features.parquet").write_text("of yesterday")
-    asked = options(
-        folder, out=outputs / "s.csv", features_out=outputs / "features.parquet", features="chunk", threads=1
-    )
+    asked = options(folder, out=outputs / "s.csv", features_out=outputs / "features.parquet", threads=1)
     with pytest.raises(MemoryError):
         infer(small_bundle, asked, crash_late)
     assert [path.name for path in outputs.iterdir()] == ["features.parquet"]
