@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError
 from bce.engine.geometry import WindowSpec
 from bce.engine.network.bundle import Bundle
+from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import open_session
 
 BACKENDS = ("onnxruntime", "openvino")

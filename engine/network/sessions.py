@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError
+from bce.engine.network.onnx_runtime import ort
 
 _QUIET = 3
 
