@@ -115,7 +115,8 @@ def _run(args: argparse.Namespace) -> int:
     # slow imports come after everything that can be said without them
     from bce.engine.files import check_place
     from bce.engine.network.bundle import Bundle
-    from bce.engine.run.infer import infer, postprocess_options
+    from bce.engine.post.bundled import postprocess_options
+    from bce.engine.run.infer import infer
 
     options, changes = _options(args), _postprocess_changes(args)
     if args.report is not None:

@@ -10,13 +10,11 @@ from pathlib import Path
 
 from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.audio.recordings import NoRecordingsError, find_recordings
-from bce.engine.errors import BundleError, OptionsError, TableError
+from bce.engine.errors import OptionsError, TableError
 from bce.engine.files import check_place
-from bce.engine.geometry import ChunkGrid
-from bce.engine.network.bundle import MANIFEST, PRIORS, Bundle
-from bce.engine.post.options import PostprocessOptions, Step, tuned_options
-from bce.engine.post.postprocessor import Postprocessor
-from bce.engine.post.priors import Priors
+from bce.engine.network.bundle import Bundle
+from bce.engine.post.bundled import bundle_postprocessor, postprocess_options
+from bce.engine.post.options import PostprocessOptions, Step
 from bce.engine.recording import Recording
 from bce.engine.run.budget import Budget, BudgetOptions, Headers, process_began
 from bce.engine.run.engine import Engine, EngineOptions
@@ -89,7 +87,9 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     if sample is not None:
         report.missing = _compare(sample, recordings)
     grid = bundle.manifest.grid
-    postprocessor = _postprocessor(bundle, options, postprocess, grid)
+    postprocessor = None
+    if options.out is not None:
+        postprocessor = bundle_postprocessor(bundle, postprocess, options.priors, options.required)
     steps = [] if postprocessor is None else postprocessor.describe()
     report.settings["postprocessing"] = steps
 
@@ -125,18 +125,6 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     return report
 
 
-def postprocess_options(bundle: Bundle) -> PostprocessOptions:
-    """The post-processing that a bundle was tuned to, and the defaults where it was not.
-
-    Raises:
-        BundleError: its manifest names a step or a value that there is not.
-    """
-    try:
-        return tuned_options(bundle.manifest.post)
-    except BundleError as error:
-        raise BundleError(error.reason, bundle.path / MANIFEST) from None
-
-
 def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], headers: Headers) -> Pace | None:
     if options.budget is None:
         return None
@@ -151,16 +139,6 @@ def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], 
         promised=headers.chunks,
         began=process_began(),
     )
-
-
-def _postprocessor(
-    bundle: Bundle, options: RunOptions, postprocess: PostprocessOptions, grid: ChunkGrid
-) -> Postprocessor | None:
-    if options.out is None:
-        return None
-    path = options.priors or bundle.file(PRIORS)
-    priors = None if path is None or not postprocess.uses_prior else Priors.load(path)
-    return Postprocessor(postprocess, bundle.taxonomy, grid, priors, options.required)
 
 
 def _read_sample(bundle: Bundle, options: RunOptions) -> SampleSubmission | None:
