@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.errors import OptionsError
+from bce.engine.errors import OptionsError, shown
 
 SHIFT_STEP_S = 0.01
 """Shifts and windows start on a grid of 10 ms, on which frontends share frames."""
@@ -133,6 +134,8 @@ def check_shifts(shifts_s: Sequence[float]) -> tuple[float, ...]:
         raise OptionsError("shifts: at least one is needed; 0 is the chunk itself")
     exact: list[float] = []
     for shift in shifts_s:
+        if not isinstance(shift, Real):
+            raise OptionsError(f"shift {shown(shift)} is not a number of seconds")
         steps = round(shift / SHIFT_STEP_S) if math.isfinite(shift / SHIFT_STEP_S) else 0
         if not math.isclose(steps * SHIFT_STEP_S, shift, abs_tol=1e-9):
             raise OptionsError(f"shift {shift:g} s is not a multiple of {SHIFT_STEP_S} s")

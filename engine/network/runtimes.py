@@ -15,6 +15,7 @@ from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import check_nodes, open_session, run_session
 
 BACKENDS = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "int8", "bf16")
 
 
 class Backbone(Protocol):

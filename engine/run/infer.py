@@ -94,6 +94,7 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
     report.settings["postprocessing"] = steps
 
     engine = Engine(bundle, options.engine)
+    stop = engine.stop_switch
     on_engine(engine)
     headers = Headers(recordings, report.sample_rate, grid)
     pace = _pace(engine, options, recordings, headers)
@@ -111,7 +112,7 @@ def infer(bundle: Bundle, options: RunOptions, on_engine: Callable[[Engine], Non
                 if part.outcome is not None:
                     progress.update(part.outcome)
         progress.close()
-        if engine.stop_switch.reason is None:  # else a thread may still be inside the network
+        if stop.reason is None:  # else a thread may still be inside the network
             engine.close()  # before the table is written, which takes memory of its own
         outputs.finish()
     except BaseException as error:
