@@ -15,14 +15,14 @@ MOST_SHOWN = 80
 
 
 def has_controls(text: str) -> bool:
-    """Whether a text holds what no terminal or file should be given: control characters or halves of characters."""
-    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+    """Whether a text holds what no name has: control characters, separators of lines, or halves of characters."""
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def one_line(text: str, most: int = MOST_SHOWN) -> str:
-    """A text of unknown origin as a message names it: without control characters, cut where it is long."""
+    """A text of unknown origin as a message names it: what cannot be printed is escaped, what is long is cut."""
     short = text if len(text) <= most else text[:most] + "..."
-    return repr(short)[1:-1] if has_controls(short) else short
+    return short if short.isprintable() else repr(short)[1:-1]
 
 
 def shown(value: object) -> str:

@@ -133,6 +133,7 @@ SYNTHETIC_ROOM = ("tools/data/synth/",)
     [
         (r"\bInferenceSession\(", ("engine/network/sessions.py", "bench/stock.py")),
         (r"\b(import|from) onnxruntime\b", SILENCED),
+        (r"\b(import|from) openvino\b", ("engine/network/openvino_backbone.py",)),
         (r"\bos\.(replace|rename)\(|\.rename\(|\.part(ial)?\b[^\w(]*[\"'{-]", ("engine/files.py",)),
         (r"\bos\.walk\(|\.rglob\(|glob\([\"'](\*\*?/|\*\.(wav|ogg|flac))", ("engine/audio/recordings.py",)),
         (r"except KeyboardInterrupt", ("engine/commands/main.py",)),
@@ -145,6 +146,7 @@ SYNTHETIC_ROOM = ("tools/data/synth/",)
     ids=[
         "opening ONNX Runtime",
         "importing ONNX Runtime",
+        "importing OpenVINO",
         "beside and rename",
         "walking folders",
         "interrupts",

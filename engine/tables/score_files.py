@@ -66,8 +66,14 @@ class ScoreFile:
         Raises:
             TableError: an id is there twice, or empty.
         """
-        parts = (batch.column(0).cast(pa.string()) for batch in self._batches([ROW_ID]))
-        ids = pa.concat_arrays([pa.array([], pa.string()), *parts])
+        parts = [pa.array([], pa.string())]
+        for batch in self._batches([ROW_ID]):
+            try:
+                parts.append(batch.column(0).cast(pa.string()))
+                parts[-1].validate(full=True)
+            except pa.ArrowException as error:
+                raise TableError(f"has a row id that is no text ({_first_line(error)})", self.path) from None
+        ids = pa.concat_arrays(parts)
         if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
             raise TableError("has a row without a row id", self.path)
         if pc.count_distinct(ids).as_py() != len(ids):

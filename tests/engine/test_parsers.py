@@ -175,6 +175,7 @@ def test_tables_of_other_columns(tmp_path: Path, columns: dict[str, list]) -> No
         ("parquet", parquet(row_id=pa.array(["x_5"]), a=pa.array(["1"])), "column 'a' holds string, expected scores"),
         ("parquet", parquet(row_id=pa.array(["x_5"]), a=pa.array([1 << 60])), "has a score that is not a number"),
         ("parquet", parquet(row_id=pa.array(["x_5", None]), a=pa.array([1.0, 1.0])), "has a row without a row id"),
+        ("parquet", table().replace(b"x_5", b"\xff_5"), "has a row id that is no text"),
         ("parquet", table()[:-20], "is not a parquet file, or damaged"),
     ],
 )
