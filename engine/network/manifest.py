@@ -247,7 +247,9 @@ class Manifest:
 
 
 def _check_together(manifest: Manifest, path: str | os.PathLike[str]) -> None:
-    """Refuse fields that do not fit each other."""
+    """Refuse fields that do not fit each other, or their purpose."""
+    if "\n" in manifest.name:
+        raise BundleError(f"field 'name' is {shown(manifest.name)}, expected one line", path)
     if "fp32" not in manifest.variants:
         raise BundleError("field 'variants' has no fp32 backbone", path)
     if len(set(manifest.output_names)) != len(manifest.outputs) or not manifest.outputs:
