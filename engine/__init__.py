@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from bce.engine.geometry import ChunkGrid, WindowSpec
     from bce.engine.network.bundle import Bundle
     from bce.engine.network.default import bundle_path
+    from bce.engine.post.bundled import postprocess_options
     from bce.engine.post.options import PostprocessOptions
     from bce.engine.post.priors import Priors, Shrinkage
     from bce.engine.recording import Recording
     from bce.engine.results import Outcome, Part, RecordingResult
     from bce.engine.run.budget import BudgetOptions
     from bce.engine.run.engine import Engine, EngineOptions
-    from bce.engine.run.infer import infer, postprocess_options
+    from bce.engine.run.infer import infer
     from bce.engine.run.options import RunOptions
     from bce.engine.run.plan import Plan, plan
     from bce.engine.run.record import RunReport
@@ -74,7 +75,7 @@ _HOME = {
     "find_recordings": "audio.recordings",
     "infer": "run.infer",
     "plan": "run.plan",
-    "postprocess_options": "run.infer",
+    "postprocess_options": "post.bundled",
 }
 """Each name and the module that defines it."""
 

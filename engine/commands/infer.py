@@ -130,7 +130,8 @@ def _run(args: argparse.Namespace) -> int:
     path = bundle_path(args.bundle)
     # slow imports come after everything that can be said without them
     from bce.engine.network.bundle import Bundle
-    from bce.engine.run.infer import infer, postprocess_options
+    from bce.engine.post.bundled import postprocess_options
+    from bce.engine.run.infer import infer
 
     options, changes = _options(args), _postprocess_changes(args)
     bundle = Bundle.load(path)

@@ -8,13 +8,12 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bce.engine.errors import BceError, BundleError, RunError
-from bce.engine.geometry import ChunkGrid
+from bce.engine.errors import BceError, RunError
 from bce.engine.locks import held
-from bce.engine.network.bundle import MANIFEST, PRIORS, Bundle
-from bce.engine.post.options import PostprocessOptions, tuned_options
+from bce.engine.network.bundle import Bundle
+from bce.engine.post.bundled import bundle_postprocessor, postprocess_options
+from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.postprocessor import Postprocessor
-from bce.engine.post.priors import Priors
 from bce.engine.recording import Recording
 from bce.engine.run import checks
 from bce.engine.run.budget import Budget, process_began
@@ -61,7 +60,9 @@ def infer(
     checks.check_inputs(bundle, options, recordings, outputs)
     if sample is not None:
         report.missing = checks.compare(sample, recordings)
-    postprocessor = _postprocessor(bundle, options, postprocess, bundle.manifest.grid)
+    postprocessor = None
+    if options.out is not None:
+        postprocessor = bundle_postprocessor(bundle, postprocess, options.priors, options.required)
     report.settings["postprocessing"] = [] if postprocessor is None else postprocessor.describe()
     with ExitStack() as stack:
         for out in outputs:
@@ -86,8 +87,9 @@ def _run(
     began: float,
 ) -> None:
     """From the first recording to the finished tables, or to nothing."""
+    stop = engine.stop_switch  # of this run: the engine has another one afterwards
     on_engine(engine)
-    headers = Headers(recordings, engine.member.window.sample_rate, engine.grid, engine.stop_switch)
+    headers = Headers(recordings, engine.member.window.sample_rate, engine.grid, stop)
     pace = _pace(engine, options, recordings, headers)
     progress = Progress(len(recordings), quiet=options.quiet)
     for line in () if postprocessor is None else postprocessor.describe():
@@ -112,7 +114,7 @@ def _run(
                 if part.outcome is not None:
                     progress.update(part.outcome)
         progress.close()
-        if engine.stop_switch.reason is None:  # else a thread may still be inside the network
+        if stop.reason is None:  # else a thread may still be inside the network
             engine.close()  # before the table is written, which takes memory of its own
         outputs.finish()
     except BaseException as error:
@@ -124,18 +126,6 @@ def _run(
         if isinstance(error, BceError):  # too late to be wrong use
             raise RunError(error.reason, error.path) from error
         raise
-
-
-def postprocess_options(bundle: Bundle) -> PostprocessOptions:
-    """The post-processing that a bundle was tuned to, and the defaults where it was not.
-
-    Raises:
-        BundleError: its manifest names a step or a value that there is not.
-    """
-    try:
-        return tuned_options(bundle.manifest.post)
-    except BundleError as error:
-        raise BundleError(error.reason, bundle.path / MANIFEST) from None
 
 
 def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], headers: Headers) -> Pace | None:
@@ -153,16 +143,6 @@ def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], 
     )
     headers.start(budget.patience_s)
     return budget
-
-
-def _postprocessor(
-    bundle: Bundle, options: RunOptions, postprocess: PostprocessOptions, grid: ChunkGrid
-) -> Postprocessor | None:
-    if options.out is None:
-        return None
-    path = options.priors or bundle.file(PRIORS)
-    priors = None if path is None or not postprocess.uses_prior else Priors.load(path)
-    return Postprocessor(postprocess, bundle.taxonomy, grid, priors, options.required)
 
 
 def _describe(bundle: Bundle) -> dict[str, object]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from bce.engine.errors import OptionsError, TableError
+from bce.engine.errors import OptionsError, TableError, one_line
 from bce.engine.files import check_apart, check_place
 from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.steps import Groups, smooth_taxonomy, taxonomy_groups
@@ -125,8 +125,10 @@ def blend(
     if not inputs:
         raise OptionsError("nothing to blend: give at least one score table")
     given = [weight for _, weight in inputs]
-    if any(not (weight >= 0 and math.isfinite(weight)) for weight in given) or not sum(given) > 0:
-        raise OptionsError(f"weights {', '.join(f'{w:g}' for w in given)} must be 0 or more and not all 0")
+    if any(not (weight >= 0 and math.isfinite(weight)) for weight in given) or not 0 < sum(given) < math.inf:
+        raise OptionsError(
+            f"weights {', '.join(f'{w:g}' for w in given)} must be 0 or more and not all 0, with a finite sum"
+        )
     weights = [weight / sum(given) for weight in given]
     if options.smoothing.levels and taxonomy is None:
         raise OptionsError("taxonomy smoothing needs a taxonomy: give --taxonomy taxonomy.csv")
@@ -216,12 +218,17 @@ def _require_same(what: str, first: ScoreFile, expected: pa.Array, other: ScoreF
     lacking = expected.filter(pc.is_null(pc.index_in(expected, value_set=found)))
     unknown = found.filter(pc.is_null(pc.index_in(found, value_set=expected)))
     parts = [
-        f"{verb} {len(names)} {what} ({', '.join(names.slice(0, 3).to_pylist())}{', ...' if len(names) > 3 else ''})"
+        f"{verb} {len(names)} {what} ({_first_of(names)})"
         for verb, names in (("lacks", lacking), ("adds", unknown))
         if len(names)
     ]
     if parts:
         raise TableError(f"differs from {first.path}: it {' and '.join(parts)}; --allow-missing fills", other.path)
+
+
+def _first_of(names: pa.Array) -> str:
+    first = ", ".join(map(one_line, names.slice(0, 3).to_pylist()))
+    return f"{first}, ..." if len(names) > 3 else first
 
 
 def _scratch(folder: Path, classes: int, rows: int) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from bce.engine.frontends.base import FrontendSpec, make_frontend
 from bce.engine.geometry import WindowSpec
 from bce.engine.network.bundle import LOGITS
 from bce.engine.network.manifest import Input
+from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import open_session
 from bce.export.classes import NO_SIGNAL, ClassMap
 from bce.export.heads.checkpoints import Fold

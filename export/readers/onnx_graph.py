@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bce.engine.errors import ExportError
+from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import open_reference
 
 

@@ -61,7 +61,7 @@ def test_quiet_says_only_what_went_wrong(
         (["{bundle}", "--threads", "0", "{sounds}"], "threads is 0"),
         (["{bundle}", "--out", "x.txt", "{sounds}"], "x.txt: ends in '.txt'"),
         (["{bundle}", "--features", "f.csv", "{sounds}"], "f.csv: features are written as parquet"),
-        (["{bundle}", "--precision", "int4", "{sounds}"], "has no int4 backbone"),
+        (["{bundle}", "--precision", "int8", "{sounds}"], "has no int8 backbone"),
         (["{bundle}", "--sigma", "-1", "{sounds}"], "sigma is -1"),
         (["{bundle}", "--prior-strength", "0.5", "{sounds}"], "cannot run the prior step"),
         (["{bundle}", "--priors", "no.npz", "{sounds}"], "no.npz"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -410,12 +409,3 @@ def test_the_report_says_what_happened(small_bundle: Bundle, soundscapes: Path, 
 
 def test_sounds_of_the_fixture_differ() -> None:
     assert not np.allclose(sound(1.0, 1), sound(1.0, 2))
-
-
-def test_options_are_checked() -> None:
-    with pytest.raises(OptionsError, match="threads is 0"):
-        EngineOptions(threads=0)
-    with pytest.raises(OptionsError, match=r"0\.01"):
-        EngineOptions(shifts_s=(0.0055,))
-    with pytest.raises(OptionsError, match="features"):
-        replace(EngineOptions(), features="row")  # type: ignore[arg-type]
