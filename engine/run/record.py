@@ -60,6 +60,7 @@ class RunReport:
                 "recording": str(recording.path),
                 "status": outcome.status,
                 "reason": outcome.reason,
+                "notes": list(outcome.notes),
                 "rows": expected,
                 "filled": expected - computed,
                 "chunks_by_shifts": outcome.chunks_by_shifts,
