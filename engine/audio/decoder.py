@@ -160,17 +160,17 @@ class Decoder:
             return frames[: self._file.tell() - self.frames_read], f"the decoder failed: {reason(error)}"
 
     def _verdict(self, trouble: str | None) -> str | None:
-        stated = self._length.stated
+        stated, promised_s = self._length.stated, self.promised_s
         if trouble is None and stated is not None and self.frames_read < stated:
             trouble = "audio is missing"
+            if promised_s is None:
+                trouble = f"its header states {stated / self.rate:.3f} s, which its size cannot bear"
         if trouble is None and self._digest is not None and self._digest.value != self._md5:
             trouble = "the audio has not the MD5 that the header states"
         if trouble is None:
             return None
-        of = "" if stated is None else f" of the promised {stated / self.rate:.3f} s"
-        if stated is not None and self._length.promised is None:
-            of = f" of {stated / self.rate:.3f} s, which the file's size cannot bear,"
-        return f"{trouble}; {self.delivered_s:.3f} s{of} were read"
+        promised = "" if promised_s is None else f" of the promised {promised_s:.3f} s"
+        return f"{trouble}; {self.delivered_s:.3f} s{promised} were read"
 
 
 def _good_frames(frames: NDArray[np.float32]) -> int:

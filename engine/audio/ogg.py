@@ -76,7 +76,7 @@ def first_gap(path: Path) -> Gap | None:
                 return Gap(at, f"another stream begins at byte {at}, which is not read") if another else None
             if not _is_intact(page):
                 ends_here = page.startswith(b"OggS\0") and at + len(page) >= size
-                return Gap(at, f"{'cut in' if ends_here else 'damaged at'} the page at byte {at}")
+                return Gap(at, f"{'cut' if ends_here else 'damaged'} in the page at byte {at}")
             _, _, flags, _, stream, number, _, _ = HEADER.unpack_from(page)
             if numbers.get(stream, number if flags & BEGIN_OF_STREAM else None) != number:
                 return Gap(at, f"pages are missing before byte {at}")

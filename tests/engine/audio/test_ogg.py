@@ -69,7 +69,7 @@ def test_pages_that_follow_on_each_other_have_no_gap(tmp_path):
         ((FIRST, SECOND[:20]), len(FIRST), "cut in the page at byte"),
         ((FIRST, LAST), len(FIRST), "pages are missing before byte"),
         ((FIRST, SECOND, SECOND, LAST), len(FIRST + SECOND), "pages are missing before byte"),
-        ((FIRST, b"x", SECOND, LAST), len(FIRST), "damaged at the page at byte"),
+        ((FIRST, b"x", SECOND, LAST), len(FIRST), "damaged in the page at byte"),
         ((SECOND, LAST), 0, "pages are missing before byte"),
         ((FIRST, page(b"stray", 1, stream=5), SECOND, LAST), len(FIRST), "pages are missing before byte"),
         ((FIRST, SECOND, LAST, FIRST), len(FIRST + SECOND + LAST), "another stream begins at byte"),
@@ -188,7 +188,6 @@ def test_a_position_that_the_size_cannot_bear_promises_nothing(recording):
         with Decoder(path) as decoder:
             assert (decoder.promised_s is not None) == believed
         got, problem = decoded(path)
-        assert "audio is missing" in problem
-        assert ("cannot bear" in problem) != believed
+        assert ("audio is missing" if believed else "which its size cannot bear") in problem
         kept = min(len(got), len(samples))
         np.testing.assert_array_equal(got[:kept], samples[:kept])
