@@ -20,6 +20,31 @@ BLOCK_CODINGS = (0x0002, 0x0011, 0x0031)
 """Codings of WAV in blocks of fixed size: Microsoft's ADPCM, IMA ADPCM, GSM 6.10."""
 
 
+MOST_CHUNKS = 1000
+"""More are not looked at: a file of zeros is a chain of empty ones."""
+
+
+@dataclass(frozen=True)
+class ChunkForm:
+    """How a container's chunks look.
+
+    Attributes:
+        head: name and length.
+        pad: chunks start at multiples of it.
+        counts_itself: the length has the head in it.
+    """
+
+    head: struct.Struct
+    pad: int
+    counts_itself: bool = False
+
+
+RIFF = ChunkForm(struct.Struct("<4sI"), 2)
+IFF = ChunkForm(struct.Struct(">4sI"), 2)
+W64 = ChunkForm(struct.Struct("<16sQ"), 8, counts_itself=True)
+CAF = ChunkForm(struct.Struct(">4sq"), 1)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the samples of a file lie.
@@ -67,37 +92,33 @@ def layout(path: Path) -> Layout | None:
     return None
 
 
-def _chunks(file: BinaryIO, at: int, size: int, head: struct.Struct, pad: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(file: BinaryIO, at: int, size: int, form: ChunkForm) -> Iterator[tuple[bytes, int, int]]:
     """Name, first byte and stated length of a container's chunks, as far as the lengths lead."""
-    while at + head.size <= size:
+    for _ in range(MOST_CHUNKS):
+        if at + form.head.size > size:
+            return
         file.seek(at)
-        name, length = head.unpack(file.read(head.size))
-        if head is W64_CHUNK:
-            length -= head.size  # which counts itself
-        yield name, at + head.size, length
+        name, length = form.head.unpack(file.read(form.head.size))
+        length -= form.head.size if form.counts_itself else 0
+        yield name, at + form.head.size, length
         if length < 0:
             return
-        at += head.size + length
-        at += -at % pad
-
-
-RIFF_CHUNK, RIFX_CHUNK = struct.Struct("<4sI"), struct.Struct(">4sI")
-W64_CHUNK = struct.Struct("<16sQ")
-CAF_CHUNK = struct.Struct(">4sq")
+        at += form.head.size + length
+        at += -at % form.pad
 
 
 def _wav(file: BinaryIO, size: int, order: str) -> Layout | None:
-    head = RIFX_CHUNK if order == ">" else RIFF_CHUNK
+    form = IFF if order == ">" else RIFF
     block: tuple[int, int] | None = None
     long_size: int | None = None
-    for name, start, length in _chunks(file, 12, size, head, 2):
+    for name, start, length in _chunks(file, 12, size, form):
         if name == b"ds64":
             long_size = struct.unpack("<8xQ", file.read(16))[0]
         elif name == b"fmt ":
             block = _block(file.read(min(length, 20)), order)
         elif name == b"data":
             stated = long_size if length == 0xFFFFFFFF and long_size is not None else length
-            return _laid_out(file, start, stated, size, order, head, block)
+            return _laid_out(file, start, stated, size, order, form, block)
     return None
 
 
@@ -115,48 +136,47 @@ def _laid_out(
     stated: int,
     size: int,
     order: str,
-    head: struct.Struct | None = None,
+    form: ChunkForm | None = None,
     block: tuple[int, int] | None = None,
 ) -> Layout:
-    """What a header's size and the file's make of each other; ``head`` is that of the chunks that may follow."""
+    """What a header's size and the file's make of each other; ``form`` is that of chunks that may follow."""
     held = max(0, size - start)
     stated = max(0, stated)
-    loose = 0 if stated >= held or _only_chunks(file, start + stated, size, head) else held - stated
+    loose = 0 if stated >= held or _only_chunks(file, start + stated, size, form) else held - stated
     unfinished = (loose and not stated) or (stated > held and any(low <= stated <= high for low, high in STREAMED))
     return Layout(start, None if unfinished else stated, held, order, loose, block)
 
 
-def _only_chunks(file: BinaryIO, at: int, size: int, head: struct.Struct | None) -> bool:
+def _only_chunks(file: BinaryIO, at: int, size: int, form: ChunkForm | None) -> bool:
     """Whether nothing but chunks, with names that can be read, leads from here to the file's end."""
-    if head is None:
+    if form is None:
         return at >= size
-    pad = {W64_CHUNK: 8, CAF_CHUNK: 1}.get(head, 2)
-    at += -at % pad
-    for name, start, length in _chunks(file, at, size, head, pad):
+    at += -at % form.pad
+    for name, start, length in _chunks(file, at, size, form):
         if not name[:4].isascii() or not name[:4].decode("ascii").isprintable():
             return False
         at = start + length
-    return abs(at - size) <= pad
+    return abs(at - size) <= form.pad
 
 
 def _w64(file: BinaryIO, size: int) -> Layout | None:
     block: tuple[int, int] | None = None
-    for name, start, length in _chunks(file, 40, size, W64_CHUNK, 8):
+    for name, start, length in _chunks(file, 40, size, W64):
         if name == b"fmt " + W64_GUID:
             block = _block(file.read(min(max(length, 0), 20)), "<")
         elif name == b"data" + W64_GUID:
-            return _laid_out(file, start, length, size, "<", W64_CHUNK, block)
+            return _laid_out(file, start, length, size, "<", W64, block)
     return None
 
 
 def _aiff(file: BinaryIO, size: int) -> Layout | None:
     order = ">"
-    for name, start, length in _chunks(file, 12, size, RIFX_CHUNK, 2):
+    for name, start, length in _chunks(file, 12, size, IFF):
         if name == b"COMM":
             order = "<" if file.read(22)[18:] == b"sowt" else ">"
         elif name == b"SSND":
             first = start + 8 + struct.unpack(">I4x", file.read(8))[0]
-            return _laid_out(file, first, start + length - first, size, order, RIFX_CHUNK)
+            return _laid_out(file, first, start + length - first, size, order, IFF)
     return None
 
 
@@ -168,10 +188,10 @@ def _au(file: BinaryIO, size: int, order: str) -> Layout:
 
 def _caf(file: BinaryIO, size: int) -> Layout | None:
     order = ">"
-    for name, start, length in _chunks(file, 8, size, CAF_CHUNK, 1):
+    for name, start, length in _chunks(file, 8, size, CAF):
         if name == b"desc":
             order = "<" if struct.unpack(">12xI", file.read(16))[0] & 2 else ">"
         elif name == b"data":
             first = start + 4  # a count of edits comes first
-            return _laid_out(file, first, length - 4, size, order, CAF_CHUNK)
+            return _laid_out(file, first, length - 4, size, order, CAF)
     return None

@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 STREAM_INFO = struct.Struct(">HH3s3sQ16s")
 RATES_KHZ = (88.2, 176.4, 192, 8, 16, 22.05, 24, 32, 44.1, 48, 96)
 """By their codes in a frame's header, from 1 on."""
+LAST_BLOCK = 0x80
+"""Of metadata: a flag in its kind."""
+MOST_BLOCKS = 1000
+"""Of metadata: more are not looked at, a file of zeros is a chain of empty ones."""
 LEAST_FRAME_BYTES = 10
 """Of a frame: its header, one constant subframe, its checksum."""
 
@@ -56,7 +60,9 @@ def stream_info(path: Path) -> StreamInfo | None:
             kind, length = _block_head(file)
             _, longest, shortest_bytes, _, packed, md5 = STREAM_INFO.unpack(file.read(STREAM_INFO.size))
             file.seek(8 + length)
-            while not kind & 0x80:  # of the last block of metadata
+            for _ in range(MOST_BLOCKS):
+                if kind & LAST_BLOCK:
+                    break
                 kind, length = _block_head(file)
                 file.seek(length, 1)
         except struct.error:  # it ends inside of its head

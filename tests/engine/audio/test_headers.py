@@ -133,6 +133,16 @@ def healthy_heads(folder: Path) -> list[bytes]:
     return _HEADS
 
 
+def test_a_file_of_empty_chunks_is_given_up_soon(tmp_path):
+    path = tmp_path / "a.wav"
+    for head in (b"RIFF\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF", b"caff\0\0\0\0", b"fLaC"):
+        path.write_bytes(head)
+        with path.open("r+b") as file:
+            file.truncate(1 << 36)  # a hole: it takes no room
+        assert layout(path) is None
+        assert stream_info(path) is None or stream_info(path).frame_rate is None
+
+
 # --- never finished ---------------------------------------------------------------------------------------------------
 
 SIZE_AT = {"WAV": 4, "WAVEX": 4, "RF64": None, "W64": 16, "AIFF": 4, "AU": None}
@@ -228,14 +238,13 @@ def test_a_flac_s_length_is_believed_as_far_as_its_frames_can_bear_it(tmp_path):
             assert decoder.problem is not None
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"subtype": "PCM_24"}, {"format": "OGG"}, {"format": "OGG", "subtype": "OPUS"}]
-)
+@pytest.mark.parametrize("subtype", ["PCM_16", "VORBIS", "OPUS", "MPEG_LAYER_III"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_minute_of_digital_silence_is_believed(tmp_path, options, channels):
-    path = write(tmp_path / "a.flac", np.zeros((60 * 16_000, channels), np.float32), 16_000, **options)
+def test_the_length_of_digital_silence_is_believed(tmp_path, subtype, channels):
+    form = {"PCM_16": "FLAC", "MPEG_LAYER_III": "MP3"}.get(subtype, "OGG")
+    path = write(tmp_path / "a", np.zeros((160_000, channels), np.float32), 8000, format=form, subtype=subtype)
     with Decoder(path) as decoder:
-        assert decoder.promised_s == 60.0
+        assert decoder.promised_s == 20.0
 
 
 @pytest.mark.parametrize(("rate", "read"), [(1, False), (8, False), (999, False), (1000, True), (1_000_000, True)])
@@ -246,9 +255,7 @@ def test_rates_that_no_recorder_has_are_refused(tmp_path, rate, read):
         with AudioReader(path, RATE, GRID) as reader:
             assert reader.source_rate == rate
     else:
-        with pytest.raises(
-            AudioError, match=f"states a sample rate of {rate} Hz, which no recorder has: expected 1,000"
-        ):
+        with pytest.raises(AudioError, match=f"states a sample rate of {rate} Hz, which no recorder has"):
             AudioReader(path, RATE, GRID)
 
 
