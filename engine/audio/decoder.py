@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -54,11 +54,18 @@ class Decoder:
         self.frames_read = 0
         self.problem: str | None = None
         self.notes: tuple[str, ...] = ()
+        self._source: Stretch | None = None
+        self._pages: ogg.PageWalk | None = None
+        self._ending: str | None = None
+        """What lies at the end of what can be read."""
         try:
             self._look_at_header()
         except OSError as error:
             self.close()
             raise AudioError(f"cannot be read: {error.strerror}", self._path) from None
+        except soundfile.LibsndfileError as error:
+            self.close()
+            raise AudioError(f"cannot be read as audio: {reason(error)}", self._path) from None
         except AudioError:
             self.close()
             raise
@@ -85,6 +92,11 @@ class Decoder:
                 self.notes = (f"{where.loose:,} bytes that its header does not count lie behind its audio",)
         if self._file.frames == 0:
             raise AudioError("holds no audio (0 frames)", self._path)
+        if self._file.format == "OGG":
+            self._file.close()
+            self._source = Stretch(self._path)  # which tells how far the decoder has read
+            self._file = ForwardFile(self._source)
+            self._pages = ogg.PageWalk(self._path)
 
     @property
     def delivered_s(self) -> float:
@@ -102,6 +114,8 @@ class Decoder:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._pages is not None:
+            self._pages.close()
 
     def mono(self) -> Iterator[NDArray[np.float32]]:
         """Decode to the end or to the first trouble, which ``problem`` then tells.
@@ -110,10 +124,9 @@ class Decoder:
             float32 [frames], the mean of the channels, full scale +-1, never empty.
         """
         flat = FlatStretches(self.rate)
-        ending = self._leave_out_damage()
         stopped: str | None = None
         while stopped is None:
-            frames, stopped = self._read()
+            frames, stopped = self._whole_frames()
             good = _good_frames(frames)
             if good < len(frames):
                 stopped = f"the sample at {(self.frames_read + good) / self.rate:.3f} s is {_said(frames[good])}"
@@ -126,27 +139,33 @@ class Decoder:
             flat.add(mono)
             self.frames_read += len(mono)
             yield mono
-        self.problem = self._verdict(stopped or ending)
+        self.problem = self._verdict(stopped or self._ending)
         note = flat.note()
         self.notes += () if note is None else (note,)
 
-    def _leave_out_damage(self) -> str | None:
-        """See that an Ogg file is read up to its first gap only; what is there."""
-        if self._file.format != "OGG":
-            return None
+    def _whole_frames(self) -> tuple[NDArray[np.float32], str | None]:
+        """What :meth:`_read` gives; of an Ogg file only what comes from pages before the first gap."""
+        frames, trouble = self._read()
+        if self._pages is None or self._source is None:
+            return frames, trouble
         try:
-            gap = ogg.first_gap(self._path)
+            gap = self._pages.gap_before(self._source.tell() if len(frames) else math.inf)
         except OSError as error:
-            gap = ogg.Gap(0, f"it cannot be read: {error.strerror}")
+            return frames[:0], f"it cannot be read: {error.strerror}"
         if gap is None:
-            return None
+            return frames, trouble
+        self._pages.close()
+        self._pages = None
+        self._ending = gap.what
+        self._file.close()
         try:
-            whole = ForwardFile(Stretch(self._path, 0, gap.at))
-            self._file.close()
-            self._file = whole
+            self._file = ForwardFile(Stretch(self._path, 0, gap.at))
         except (OSError, soundfile.LibsndfileError):  # not even the headers are whole
-            self._length = replace(self._length, readable=0)
-        return gap.what
+            return frames[:0], gap.what
+        again = self.frames_read
+        while again and len(passed := self._file.read(out=np.empty((min(again, READ_FRAMES), self.channels)))):
+            again -= len(passed)
+        return self._read()
 
     def _read(self) -> tuple[NDArray[np.float32], str | None]:
         """The next sample frames, float32 [frames, channels], and what kept the decoder from giving more."""

@@ -33,15 +33,16 @@ class FlatStretches:
         """Take the next samples, float32 [samples]."""
         if not len(mono):
             return
-        edges = np.flatnonzero(mono[1:] != mono[:-1]) + 1
-        if mono[0] != self._value:
-            edges = np.concatenate([[0], edges])
-        if len(edges):
-            self._end(self._seen + int(edges[0]))
-            for long in np.flatnonzero(np.diff(edges) >= self._least):
-                start, end = int(edges[long]), int(edges[long + 1])
-                self.found.append((self._seen + start, end - start, float(mono[start])))
-            self._start, self._value = self._seen + int(edges[-1]), float(mono[-1])
+        changes = np.concatenate([mono[:1] != np.float32(self._value), mono[1:] != mono[:-1]])
+        if changes.any():
+            first, last = int(changes.argmax()), len(changes) - 1 - int(changes[::-1].argmax())
+            self._end(self._seen + first)
+            if len(changes) - np.count_nonzero(changes) + 1 >= self._least:  # else there is none between the two
+                edges = np.flatnonzero(changes)
+                for long in np.flatnonzero(np.diff(edges) >= self._least):
+                    start, end = int(edges[long]), int(edges[long + 1])
+                    self.found.append((self._seen + start, end - start, float(mono[start])))
+            self._start, self._value = self._seen + last, float(mono[-1])
         self._seen += len(mono)
 
     def note(self) -> str | None:

@@ -55,36 +55,62 @@ def is_whole(path: Path) -> bool:
     return False
 
 
-def first_gap(path: Path) -> Gap | None:
-    """Walk the pages: their letters, their checksums, and their numbers, which rise by one in each stream.
+class PageWalk:
+    """Walks the pages of an Ogg file: their letters, their checksums, and their numbers, which rise in each stream.
 
     What follows on the end of all streams may be anything but another page: a second stream, which is not read.
-
-    Returns:
-        The first place where something is wrong; None where there is none.
 
     Raises:
         OSError: the file cannot be read.
     """
-    numbers: dict[int, int] = {}  # of the next page, by stream
-    at = 0
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        while page := _page(file):
-            if at and not numbers:  # all streams have ended
-                another = page.startswith(b"OggS\0")
-                return Gap(at, f"another stream begins at byte {at}, which is not read") if another else None
-            if not _is_intact(page):
-                ends_here = page.startswith(b"OggS\0") and at + len(page) >= size
-                return Gap(at, f"{'cut' if ends_here else 'damaged'} in the page at byte {at}")
-            _, _, flags, _, stream, number, _, _ = HEADER.unpack_from(page)
-            if numbers.get(stream, number if flags & BEGIN_OF_STREAM else None) != number:
-                return Gap(at, f"pages are missing before byte {at}")
-            numbers[stream] = number + 1 & 0xFFFFFFFF
-            if flags & END_OF_STREAM:
-                del numbers[stream]
-            at += len(page)
-    return Gap(at, "cut: no end-of-stream page") if numbers else None
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._numbers: dict[int, int] = {}
+        """Of the next page, by stream."""
+        self._at = 0
+        self._gap: Gap | None = None
+        self._ended = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def gap_before(self, end: float) -> Gap | None:
+        """Walk on over the pages that begin before a byte, ``math.inf`` for all.
+
+        Returns:
+            The first place in the file where something is wrong; None where there is none as far as that.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        while self._gap is None and not self._ended and self._at < end:
+            self._gap = self._step()
+        return self._gap
+
+    def _step(self) -> Gap | None:
+        page = _page(self._file)
+        at = self._at
+        if at and not self._numbers:  # all streams have ended
+            self._ended = True
+            another = page.startswith(b"OggS\0")
+            return Gap(at, f"another stream begins at byte {at}, which is not read") if another else None
+        if not page:
+            self._ended = True
+            return Gap(at, "cut: no end-of-stream page")
+        if not _is_intact(page):
+            ends_here = page.startswith(b"OggS\0") and at + len(page) >= self._size
+            return Gap(at, f"{'cut' if ends_here else 'damaged'} in the page at byte {at}")
+        _, _, flags, _, stream, number, _, _ = HEADER.unpack_from(page)
+        if self._numbers.get(stream, number if flags & BEGIN_OF_STREAM else None) != number:
+            return Gap(at, f"pages are missing before byte {at}")
+        self._numbers[stream] = number + 1 & 0xFFFFFFFF
+        if flags & END_OF_STREAM:
+            del self._numbers[stream]
+        self._at += len(page)
+        return None
 
 
 def _page(file: BinaryIO) -> bytes:

@@ -262,7 +262,7 @@ def test_rates_that_no_recorder_has_are_refused(tmp_path, rate, read):
 # --- flat stretches ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     runs=st.lists(st.tuples(st.sampled_from([0.0, 0.5, -0.25, 1.0]), st.integers(1, 90)), min_size=1, max_size=12),
     cuts=st.lists(st.integers(0, 500), max_size=6),

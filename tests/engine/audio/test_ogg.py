@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from support.decoding import decoded, sweep, write
 
 from bce.engine.audio.decoder import Decoder
-from bce.engine.audio.ogg import first_gap, is_whole
+from bce.engine.audio.ogg import Gap, PageWalk, is_whole
 
 
 def checksum(content: bytes) -> int:
@@ -41,6 +43,11 @@ def pages(content: bytes) -> list[bytes]:
         found.append(content[at:end])
         at = end
     return found
+
+
+def first_gap(path: Path) -> Gap | None:
+    with closing(PageWalk(path)) as walk:
+        return walk.gap_before(math.inf)
 
 
 def gap(tmp_path: Path, *parts: bytes):
@@ -79,6 +86,16 @@ def test_the_first_gap_is_found(tmp_path, parts, at, what):
     found = gap(tmp_path, *parts)
     assert found.at == at
     assert what in found.what
+
+
+def test_pages_are_walked_as_far_as_is_asked(tmp_path):
+    path = tmp_path / "a.ogg"
+    path.write_bytes(FIRST + SECOND + b"x" + LAST)
+    with closing(PageWalk(path)) as walk:
+        for end in (0, 1, len(FIRST), len(FIRST + SECOND)):
+            assert walk.gap_before(end) is None
+        assert walk.gap_before(len(FIRST + SECOND) + 1).at == len(FIRST + SECOND)
+        assert walk.gap_before(0).at == len(FIRST + SECOND)
 
 
 def test_no_changed_byte_of_a_page_is_missed(tmp_path):
