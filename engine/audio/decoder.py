@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bce.engine.audio import ogg
 from bce.engine.audio.containers import layout
-from bce.engine.audio.flac import AudioDigest, stream_info
+from bce.engine.audio.flac import INTEGERS, AudioDigest, stream_info
 from bce.engine.audio.flat import FlatStretches
 from bce.engine.audio.lengths import length
 from bce.engine.audio.soundfiles import ForwardFile, Stretch, open_samples, open_whole, reason
@@ -79,8 +79,8 @@ class Decoder:
             )
         self._length = length(self._file, self._path, where, stream)
         self.promised_s = None if self._length.promised is None else self._length.promised / self.rate
-        self._md5 = None if stream is None else stream.md5
-        self._digest = None if stream is None or stream.md5 is None else AudioDigest(stream.bits)
+        self._md5 = None if stream is None or stream.bits not in INTEGERS else stream.md5
+        self._digest = None if stream is None or self._md5 is None else AudioDigest(stream.bits)
         if where is not None:
             if self._file.frames == 0 and where.stated != 0:
                 header = self._file
@@ -88,7 +88,7 @@ class Decoder:
                 header.close()
             if where.stated is None:
                 self.notes = (f"its header was never finished: the {where.size:,} bytes behind it are taken for audio",)
-            elif self._length.stated and where.loose / where.stated * self._length.stated >= MIN_TAIL_S * self.rate:
+            elif where.stated and where.loose / where.stated * (self.promised_s or 0.0) >= MIN_TAIL_S:
                 self.notes = (f"{where.loose:,} bytes that its header does not count lie behind its audio",)
         if self._file.frames == 0:
             raise AudioError("holds no audio (0 frames)", self._path)

@@ -99,11 +99,15 @@ def _frame_rate(frame: bytes) -> int | None:
     return {13: wide, 14: 10 * wide}.get(rate_code)
 
 
+INTEGERS = {8: "<i1", 16: "<i2", 24: "<i4"}
+"""By bits of a sample: those of which float32 holds every value."""
+
+
 class AudioDigest:
     """The MD5 of audio as FLAC takes it: of its integers, interleaved, little-endian, in whole bytes.
 
     Args:
-        bits: of a sample: 8, 16 or 24, which float32 holds exactly.
+        bits: of a sample, a key of ``INTEGERS``.
     """
 
     def __init__(self, bits: int) -> None:
@@ -112,7 +116,7 @@ class AudioDigest:
 
     def add(self, frames: NDArray[np.float32]) -> None:
         """Take decoded audio, float32 [frames, channels], full scale +-1."""
-        values = (frames * np.float32(1 << (self._bits - 1))).astype({8: "<i1", 16: "<i2", 24: "<i4"}[self._bits])
+        values = (frames * np.float32(1 << (self._bits - 1))).astype(INTEGERS[self._bits])
         octets = values.reshape(-1, 1).view(np.uint8)
         self._md5.update(octets[:, :3].tobytes() if self._bits == 24 else octets.data)
 

@@ -25,16 +25,14 @@ class Length:
     """In sample frames.
 
     Attributes:
-        stated: by the header; None where it does not say.
+        stated: by the header, or what follows on one that was never finished; None where it does not say.
         promised: the same where it is believed; else None.
         readable: at which reading ends, though the decoder may go on; None where only it knows.
-        unfinished: the header was never finished; ``stated`` is what follows on it.
     """
 
     stated: int | None
     promised: int | None
     readable: int | None = None
-    unfinished: bool = False
 
 
 def length(file: ForwardFile, path: Path, layout: Layout | None, stream: StreamInfo | None) -> Length:
@@ -48,7 +46,7 @@ def length(file: ForwardFile, path: Path, layout: Layout | None, stream: StreamI
         unit_bytes, unit_frames = unit
         held = layout.size // unit_bytes * unit_frames
         if layout.stated is None:
-            return Length(held, held, held, unfinished=True)
+            return Length(held, held, held)
         stated = layout.stated // unit_bytes * unit_frames
         if stated <= held:
             frames = min(stated, file.frames)  # in which libsndfile counts some padding, too
