@@ -134,6 +134,7 @@ class Job:
             source_rate=None if reader is None else reader.source_rate,
             promised_s=None if reader is None else reader.promised_s,
             delivered_s=0.0 if reader is None else reader.delivered_s,
+            notes=() if reader is None else reader.notes,
             windows=self._windows,
             seconds=self._seconds + StageSeconds(decode=self.decode_s),
         )

@@ -62,6 +62,7 @@ class RunReport:
                 "recording": recording.path_text,
                 "status": outcome.status,
                 "reason": outcome.reason,
+                "notes": list(outcome.notes),
                 "rows": expected,
                 "filled": expected - computed,
                 "chunks_by_shifts": outcome.chunks_by_shifts,

@@ -19,6 +19,7 @@ from bce.engine.geometry import ChunkGrid
 from bce.engine.recording import Recording
 from bce.engine.results import BlockResult, Part, RecordingResult, StageSeconds, whole_recordings
 from bce.engine.run.pace import SteadyPace, Stop
+from bce.engine.run.record import RunReport
 from bce.engine.run.scheduler import Scheduler, part_chunks
 
 RATE = 32_000
@@ -65,6 +66,15 @@ def test_results_come_in_order_and_whole(tmp_path: Path, threads: int) -> None:
         np.testing.assert_allclose(result.logits[:, 0], 0.01 * (i + 1), rtol=1e-5)
         np.testing.assert_array_equal(result.logits[:, 1], np.arange(chunks))
         assert result.seconds.inference == -(-chunks // 12)
+
+
+def test_what_is_noted_of_a_recording_is_in_its_outcome_and_in_the_report(tmp_path: Path) -> None:
+    (result,) = run([write(tmp_path, "flat", 7.0, 0.25)])
+    assert result.status == "ok"
+    assert result.notes == ("the value 0.25 is repeated for 7.000 s from 0.000 s on",)
+    report = RunReport()
+    report.add(result.recording, result, 1, 1)
+    assert report.recordings[0]["notes"] == list(result.notes)
 
 
 def test_one_long_recording_uses_all_threads(tmp_path: Path) -> None:
