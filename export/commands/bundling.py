@@ -15,10 +15,21 @@ from bce.engine.files import folder_beside, sha256, write_text
 from bce.engine.frontends import perch
 from bce.engine.frontends.base import make_frontend
 from bce.engine.network.bundle import CLASSES, HEAD, MANIFEST, PARITY, PRIORS, Bundle
-from bce.engine.network.manifest import Head, HeadKind, Input, Manifest, Output, OutputKind, Score, Source
+from bce.engine.network.manifest import (
+    Head,
+    HeadKind,
+    Input,
+    Manifest,
+    Output,
+    OutputKind,
+    Score,
+    Source,
+    identity_of,
+)
 from bce.export.commands.options import FP32, INT8, OUTPUTS, ExportOptions
 from bce.export.commands.planning import Given, Plan, gather, plan
 from bce.export.heads.graph import export_head
+from bce.export.heads.trained_on import Network, compare_networks, sample_features
 from bce.export.perch.architecture import BLOCKS, EMBEDDING, INT8_FIRST_BLOCKS, LABEL
 from bce.export.perch.download import resolve
 from bce.export.perch.exact import Exact, exact_log_mel, prepared
@@ -109,7 +120,12 @@ def _write_graphs(source: PerchSource, options: ExportOptions, planned: Plan, fo
     backbone, head, folds = folder / BACKBONE, folder / HEAD, planned.folds
     outputs = export_backbone(source.weights, backbone, planned.blocks, options.all_outputs, planned.class_map)
     say(f"wrote {BACKBONE}: {_size(backbone)}, outputs {', '.join(outputs)}")
+    frontend = perch.spec(planned.preparation)
     if folds:
+        features = sample_features(backbone, make_frontend(frontend, perch.WINDOW), perch.WINDOW, list(folds[0].blocks))
+        network = Network(identity_of(sha256(backbone), perch.WINDOW, ENTRY, frontend, outputs), features)
+        for fold in folds:
+            say(compare_networks(fold, network, options.any_backbone))
         export_head(folds, head)
         say(f"wrote {HEAD}: {_size(head)}, {len(folds)} fold{'s' * (len(folds) > 1)} averaged")
     classes = 0 if planned.classes is None else len(planned.classes)
@@ -117,7 +133,7 @@ def _write_graphs(source: PerchSource, options: ExportOptions, planned: Plan, fo
         backbone=backbone,
         window=perch.WINDOW,
         input=ENTRY,
-        frontend=perch.spec(planned.preparation),
+        frontend=frontend,
         widths=output_widths(source.weights.architecture, outputs, classes),
         definition=Definition(
             plain=perch.spec("none"),

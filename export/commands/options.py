@@ -38,6 +38,7 @@ class ExportOptions:
         check_against: another published form of the same model whose numbers are the proof; None for the source's own.
         precisions: "fp32", and "int8" beside it where wanted.
         calibrate: recordings and folders on which int8 is compared with fp32; needed for it.
+        any_backbone: export a trained head onto another network than its own as well.
         force: replace a bundle that is there.
     """
 
@@ -55,6 +56,7 @@ class ExportOptions:
     check_against: str | Path | None = None
     precisions: tuple[str, ...] = (FP32,)
     calibrate: tuple[str | os.PathLike[str], ...] = ()
+    any_backbone: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:

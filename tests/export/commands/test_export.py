@@ -19,6 +19,7 @@ import onnxruntime as ort  # noqa: E402
 from bce.engine.errors import OptionsError, ParityError  # noqa: E402
 from bce.engine.files import sha256  # noqa: E402
 from bce.engine.frontends.base import FrontendSpec  # noqa: E402
+from bce.engine.frontends.perch import WINDOW  # noqa: E402
 from bce.engine.network.bundle import Bundle  # noqa: E402
 from bce.engine.network.manifest import Head, Input, Output, Placing, Score, WindowSpec  # noqa: E402
 from bce.engine.post.options import PostprocessOptions  # noqa: E402
@@ -29,6 +30,8 @@ from bce.export.commands.bundling import ExportOptions, export_source  # noqa: E
 from bce.export.commands.export import main, parse_blocks  # noqa: E402
 from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint  # noqa: E402
 from bce.export.heads.modules import HeadConfig, build_head  # noqa: E402
+from bce.export.heads.trained_on import sample_window  # noqa: E402
+from bce.export.perch.exact import Exact, exact_log_mel  # noqa: E402
 from bce.export.perch.published_graph import write_onnx  # noqa: E402
 from bce.export.perch.sources import read_source  # noqa: E402
 from bce.export.perch.weights import Weights  # noqa: E402
@@ -72,7 +75,11 @@ def checkpoints(small_weights: Weights, tmp_path: Path) -> Callable[..., list[st
     """Write folds of a small head over blocks 5 and 7, with changes."""
 
     def write(
-        folds: int = 2, blocks: tuple[int, ...] = (5, 7), preparation: str = "none", narrow: int = 0
+        folds: int = 2,
+        blocks: tuple[int, ...] = (5, 7),
+        preparation: str = "none",
+        narrow: int = 0,
+        sample: dict[str, tuple[float, ...]] | None = None,
     ) -> list[str]:
         known = small_weights.architecture.blocks
         widths = {known[index].name: known[index].out_channels - narrow for index in blocks}
@@ -81,7 +88,8 @@ def checkpoints(small_weights: Weights, tmp_path: Path) -> Callable[..., list[st
             torch.manual_seed(seed)
             head = build_head(HeadConfig(d=16, ffn=24), tuple(widths.values()), 3).eval()
             path = tmp_path / f"fold{seed}.safetensors"
-            save_checkpoint(path, HeadCheckpoint(head, ("x1", "x2", "x3"), widths, preparation, "a trial"))  # type: ignore[arg-type]
+            made = HeadCheckpoint(head, ("x1", "x2", "x3"), widths, preparation, "a trial", sample=sample or {})  # type: ignore[arg-type]
+            save_checkpoint(path, made)
             paths.append(str(path))
         return paths
 
@@ -181,14 +189,22 @@ def test_info(bundle: Path, capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_trained_head_with_priors_and_tuned_values(
-    small_onnx: Path, checkpoints: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+    small_onnx: Path,
+    small_weights: Weights,
+    checkpoints: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     out, post, priors = (tmp_path / name for name in ("trained", "post.json", "priors.npz"))
+    names = ("block_5", "block_7")
+    exact = Exact(small_weights, names)(exact_log_mel(sample_window(WINDOW)[None]))
+    folds = checkpoints(sample={name: tuple(exact[name][0].tolist()) for name in names})
     values = {"sigma": 0.5, "taxonomy": {"genus": 0.3}, "prior_known": 1.0}
     post.write_text(json.dumps(values))
     Priors.count(("x3", "x2", "x1"), np.eye(3), ["S1"] * 3, [4] * 3).save(priors)
-    arguments = ["--perch", str(small_onnx), "--head", *checkpoints(), "--out", str(out)]
+    arguments = ["--perch", str(small_onnx), "--head", *folds, "--out", str(out)]
     assert main([*arguments, "--post", str(post), "--priors", str(priors)]) == 0
+    assert capsys.readouterr().out.count("was trained on this network") == 2
     loaded = Bundle.load(out)
     assert loaded.manifest.post == values
     assert postprocess_options(loaded) == PostprocessOptions(1.0, 0.5, 0.5, taxonomy=(("genus", 0.3),))
@@ -230,6 +246,20 @@ def test_heads_that_disagree_are_refused(
     assert message in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_head_of_another_network_is_refused(
+    small_onnx: Path, checkpoints: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its blocks are as wide, so that nothing but its record tells."""
+    widths = {block.name: block.out_channels for block in read_source(small_onnx).weights.architecture.blocks}
+    rng = np.random.default_rng(0)
+    folds = checkpoints(sample={n: tuple(rng.standard_normal(widths[n]).tolist()) for n in ("block_5", "block_7")})
+    assert main(["--perch", str(small_onnx), "--head", *folds, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"bce-export: {folds[0]}: was trained on another network")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("quick")
