@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -65,6 +66,7 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: HeadCheckpoint[Hea
     from safetensors.torch import save
 
     file = Path(path)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.head.state_dict().items()}
     metadata = json.dumps(
         {
             "format": FORMAT,
@@ -75,9 +77,9 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: HeadCheckpoint[Hea
             "notice": checkpoint.notice,
             "facts": checkpoint.facts,
             "sample": checkpoint.sample,
+            "sha256": _digest(state),
         }
     )
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.head.state_dict().items()}
     with beside(file) as partial:
         if file.suffix == ".safetensors":
             partial.write_bytes(save(state, {METADATA: metadata}))
@@ -116,8 +118,19 @@ def load_checkpoint(path: str | os.PathLike[str]) -> HeadCheckpoint[Head]:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError, RecursionError) as error:
         raise ExportError(f"is not a head checkpoint: its description is wrong ({error!r})", file) from None
     _load_state(head, state, file)
+    if content.get("sha256", expected := _digest(head.state_dict())) != expected:
+        raise ExportError("is damaged: its numbers are not those that were written (their SHA-256 differs)", file)
     head.eval()
     return HeadCheckpoint(head, labels, blocks, content["preparation"], notice, facts, os.fspath(file), sample)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """One SHA-256 for the numbers of all tensors: neither form of file notices a flipped bit by itself."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read_safetensors(file: Path) -> tuple[str, Mapping[Any, Any]]:
