@@ -125,6 +125,8 @@ def _write_graphs(source: PerchSource, options: ExportOptions, planned: Plan, fo
         features = sample_features(backbone, make_frontend(frontend, perch.WINDOW), perch.WINDOW, list(folds[0].blocks))
         network = Network(identity_of(sha256(backbone), perch.WINDOW, ENTRY, frontend, outputs), features)
         for fold in folds:
+            for note in fold.notes:
+                say(f"{Path(str(fold.path)).name} {note}")
             say(compare_networks(fold, network, options.any_backbone))
         export_head(folds, head)
         say(f"wrote {HEAD}: {_size(head)}, {len(folds)} fold{'s' * (len(folds) > 1)} averaged")

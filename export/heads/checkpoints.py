@@ -42,6 +42,7 @@ class HeadCheckpoint(Generic[H]):
         path: the file it was read from.
         sample: what its network makes of the sample window, by block, see :mod:`bce.export.heads.trained_on`; empty
             where the file does not say.
+        notes: what was done to make it one, for whoever exports it.
     """
 
     head: H
@@ -52,6 +53,7 @@ class HeadCheckpoint(Generic[H]):
     facts: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
     sample: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Fold = HeadCheckpoint[TrainedHead]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,13 @@ Run = Callable[[Mapping[str, Array]], Array]
 def is_tensorflow_head(path: Path) -> bool:
     """Whether a head's file is TensorFlow's, by its name or what it holds."""
     return path.suffix in (".keras", ".tflite", ".h5") or (path / "saved_model.pb").is_file()
+
+
+def form_of(path: Path) -> str:
+    """What a head's file is called in messages."""
+    if path.is_dir():
+        return "a head as a SavedModel"
+    return "a TFLite head" if path.suffix == ".tflite" else "a Keras head"
 
 
 def open_head(path: Path) -> tuple[onnx.ModelProto, Run]:
@@ -53,12 +61,12 @@ def block_name(name: str) -> str:
 
 def _keras(path: Path) -> tuple[onnx.ModelProto, Run]:
     tf = tensorflow()
-    if path.suffix != ".keras":
-        raise ExportError("is not a TensorFlow head: give a .keras file, a SavedModel folder or a .tflite file")
     try:
         # safe_mode refuses layers that would run code out of the file
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras, zipfile and h5py raise whatever the damage leads to
         raise ExportError(f"Keras cannot load it ({telling_line(error)})") from None
     names = [block_name(x.name) for x in model.inputs]
     signature = [

@@ -21,8 +21,11 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """How the names of variables end in a checkpoint."""
 
 
-def tensorflow() -> Any:
+def tensorflow(what: str = "a SavedModel") -> Any:
     """TensorFlow, imported without its remarks about the machine.
+
+    Args:
+        what: is to be read, for the message.
 
     Raises:
         ExportError: it is not installed.
@@ -32,7 +35,7 @@ def tensorflow() -> Any:
     try:
         import tensorflow as tf
     except ImportError:
-        raise ExportError(f"a SavedModel needs TensorFlow to be read: {EXTRA}") from None
+        raise ExportError(f"{what} needs TensorFlow to be read: {EXTRA}") from None
     return tf
 
 
