@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -106,9 +105,3 @@ def file_digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of a SavedModel, by its name in the folder."""
     files = (folder / "saved_model.pb", *sorted((folder / "variables").iterdir()))
     return {file.relative_to(folder).as_posix(): sha256(file) for file in files if file.is_file()}
-
-
-def folder_digest(files: dict[str, str]) -> str:
-    """One SHA-256 for several files: that of the lines ``sha256sum`` prints for them, sorted by name."""
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()

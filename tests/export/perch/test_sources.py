@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -503,3 +504,17 @@ def _refused(path: Path, reason: str) -> None:
         read_source(path)
     assert "\n" not in str(error.value)
     assert error.value.path == str(path)
+
+
+def test_weights_beside_the_file_are_part_of_its_digest(small_onnx: Path, tmp_path: Path) -> None:
+    """As ``sha256sum a.onnx w.bin | sha256sum`` has it; another file of weights is another source."""
+    path, beside = tmp_path / "a.onnx", tmp_path / "w.bin"
+    onnx.save(onnx.load(small_onnx), path, save_as_external_data=True, location="w.bin")
+    source = read_source(path)
+    digests = {"a.onnx": sha256(path), "w.bin": sha256(beside)}
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    assert source.sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    assert source.notes == tuple(f"source file {name}: SHA-256 {digest}" for name, digest in digests.items())
+    whole = read_source(small_onnx).weights.arrays()
+    for (_, _, found), (_, _, expected) in zip(source.weights.arrays(), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
