@@ -26,6 +26,7 @@ from bce.engine.network.manifest import (
     Source,
     identity_of,
 )
+from bce.export.commands.info import published_line
 from bce.export.commands.options import FP32, INT8, OUTPUTS, ExportOptions
 from bce.export.commands.planning import Given, Plan, gather, plan
 from bce.export.heads.graph import export_head
@@ -35,6 +36,7 @@ from bce.export.perch.download import resolve
 from bce.export.perch.exact import Exact, exact_log_mel, prepared
 from bce.export.perch.graph import export_backbone, output_widths, pointwise_block
 from bce.export.perch.sources import PerchSource, read_source
+from bce.export.perch.weights import MOST_ZEROS, zeroed_kernels
 from bce.export.proof.calibration import Int8, calibration_inputs, quantize_within_limits
 from bce.export.proof.comparison import ParityReport
 from bce.export.proof.gates import Limits
@@ -91,6 +93,8 @@ def _check_place(options: ExportOptions) -> None:
 def _export(source: PerchSource, options: ExportOptions, given: Given, say: Say) -> Bundle:
     out = Path(options.out)
     say(f"read {source.path.name}: {_described(source)}")
+    say(f"source: {published_line(source.sha256)}")
+    _check_zeros(source, say)
     if source.notice:
         say(f"notice: {source.notice}")
     planned = plan(options, source, given)
@@ -113,6 +117,15 @@ def _export(source: PerchSource, options: ExportOptions, given: Given, say: Say)
     total = sum(file.stat().st_size for file in out.iterdir())
     say(f"wrote {out}: {total / 1e6:.1f} MB")
     return bundle
+
+
+def _check_zeros(source: PerchSource, say: Say) -> None:
+    """Refuse a file with a kernel of zeros: such a block may hear nothing while the others do."""
+    for name, share in zeroed_kernels(source.weights).items():
+        if share > MOST_ZEROS:
+            raise ExportError(f"{name}: {share:.0%} of its numbers are 0, the file is damaged", source.path)
+        if not source.lossy:
+            say(f"source: {name}: {share:.1%} of its numbers are 0, the file may be damaged")
 
 
 def _write_graphs(source: PerchSource, options: ExportOptions, planned: Plan, folder: Path, say: Say) -> Candidate:
@@ -242,6 +255,9 @@ def parity_lines(report: ParityReport) -> Iterator[str]:
         yield "parity: structure checked, numbers not (the source cannot run here)"
     for key, value in report.summary().items():
         yield f"parity: {key.replace('_', ' ')} {value:.1e}"
+    for name, share in report.constant.items():
+        if share:
+            yield f"parity: {share:.1%} of the numbers of {name} are the same on all check windows"
     if report.rounded:
         yield (
             f"parity: {len(report.rounded)} of {len(report.comparisons)} comparisons are over the first limit by"

@@ -11,7 +11,7 @@ from bce.engine.files import sha256
 from bce.engine.frontends.perch import SHAPE, WINDOW
 from bce.export.perch.architecture import EMBEDDING, LABEL
 from bce.export.perch.backbone import COSINE_EPSILON
-from bce.export.perch.download import PUBLISHED
+from bce.export.perch.download import published_name
 from bce.export.perch.module_reference import ModuleReference
 from bce.export.perch.recognise import Recognised, recognise
 from bce.export.perch.saved_model import read_saved_model
@@ -66,9 +66,8 @@ def _from_graph(path: Path, reader: Reader) -> PerchSource:
         raise ExportError(error.reason, path) from None
     files = {file.relative_to(path.parent).as_posix(): sha256(file) for file in (path, *opened.beside)}
     digest = digest_of(files)
-    published = any(digest == file.sha256 for file in PUBLISHED.values())
     stated = next((opened.metadata[key] for key in ("license", "licence") if opened.metadata.get(key)), UNKNOWN)
-    licence = LICENCE if published else stated
+    licence = stated if published_name(digest) is None else LICENCE
     return Source(
         path=path,
         sha256=digest,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ torch = pytest.importorskip("torch", reason="exports need the extra bce[export]"
 
 import onnxruntime as ort  # noqa: E402
 
-from bce.engine.errors import OptionsError, ParityError  # noqa: E402
+from bce.engine.errors import ExportError, OptionsError, ParityError  # noqa: E402
 from bce.engine.files import sha256  # noqa: E402
 from bce.engine.frontends.base import FrontendSpec  # noqa: E402
 from bce.engine.frontends.perch import WINDOW  # noqa: E402
@@ -177,6 +178,7 @@ def test_info(bundle: Path, capsys: pytest.CaptureFixture) -> None:
         "perch_log_mel, preparation none",
         "log_mel [500, 128]",
         "1 of the classes",
+        "the SHA-256 is none of those that are published",
         identity,
     ):
         assert part in text
@@ -327,6 +329,25 @@ def test_a_source_that_cannot_run_is_said_so(small_weights: Weights, tmp_path: P
     manifest = Bundle.load(tmp_path / "out").manifest
     assert manifest.parity == {}
     assert [(output.name, output.kind) for output in manifest.outputs] == [("embedding", "embedding")]
+
+
+def test_a_kernel_of_zeros_is_refused_and_some_zeros_are_said(small_weights: Weights, tmp_path: Path) -> None:
+    def source(share: float) -> Source[Weights]:
+        block = small_weights.blocks[7]
+        kernel = block.project.kernel.copy()
+        kernel.reshape(-1)[: round(share * kernel.size)] = 0
+        damaged = replace(block, project=replace(block.project, kernel=kernel))
+        blocks = (*small_weights.blocks[:7], damaged, *small_weights.blocks[8:])
+        return Source(tmp_path / "x.onnx", "0" * 64, "onnx", "unknown", "", replace(small_weights, blocks=blocks))
+
+    with pytest.raises(ExportError, match=r"x.onnx: block 7, project kernel: 95% of its numbers are 0"):
+        export_source(source(0.95), ExportOptions("", tmp_path / "out"))
+    lines: list[str] = []
+    bundling._check_zeros(source(0.25), lines.append)
+    assert lines == ["source: block 7, project kernel: 25.0% of its numbers are 0, the file may be damaged"]
+    bundling._check_zeros(source(0.0), lines.append)
+    assert len(lines) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
