@@ -518,3 +518,21 @@ def test_weights_beside_the_file_are_part_of_its_digest(small_onnx: Path, tmp_pa
     whole = read_source(small_onnx).weights.arrays()
     for (_, _, found), (_, _, expected) in zip(source.weights.arrays(), whole, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(1, "stem, conv"), (2, "block 0, depthwise"), (5, "block 1, project"), (70, "block 23, depthwise")],
+)
+def test_an_attribute_that_changes_a_maps_size_is_named_itself(
+    small_onnx: Path, tmp_path: Path, place: int, name: str
+) -> None:
+    """And not what breaks behind it: the mean is a sum divided by the size that the map should have."""
+    model = onnx.load(small_onnx)
+    node = [node for node in model.graph.node if node.op_type == "Conv"][place]
+    kept = [attribute for attribute in node.attribute if attribute.name not in ("pads", "auto_pad")]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("pads", [0, 1, 1, 2])])
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(ExportError, match=rf"x.onnx: {name}: expected padding .*, found \(\(0, 1\), \(1, 2\)\)"):
+        read_source(tmp_path / "x.onnx")
