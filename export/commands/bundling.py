@@ -80,8 +80,21 @@ def export_source(source: PerchSource, options: ExportOptions, say: Say = lambda
 
 
 def _check_place(options: ExportOptions) -> None:
-    """Refuse early to write where something is."""
+    """Refuse early to write where something is, or where nothing can be written."""
     out = Path(options.out)
+    place = Path(os.path.realpath(out))
+    for given in options.inputs:
+        source = Path(os.path.realpath(given))
+        if place in (source, *source.parents):
+            raise BundleError(f"is to be written, and is or holds the input {given}: choose another place", out)
+        if source in place.parents and source.is_dir():
+            raise BundleError(f"lies in the input {given}: choose another place", out)
+    for folder in place.parents:
+        if (folder / MANIFEST).is_file():
+            raise BundleError(f"lies in the bundle {folder}: choose another place", out)
+    there = next(folder for folder in place.parents if os.path.lexists(folder))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BundleError(f"cannot be written: {there} is not a folder that can be written to", out)
     if not os.path.lexists(out):
         return
     if not (out / MANIFEST).is_file():
@@ -97,6 +110,8 @@ def _export(source: PerchSource, options: ExportOptions, given: Given, say: Say)
     _check_zeros(source, say)
     if source.notice:
         say(f"notice: {source.notice}")
+    if given.labels is not None and given.labels != Path(str(options.perch_labels)).expanduser():
+        say(f"class names: the published list, {given.labels}")
     planned = plan(options, source, given)
     for line in planned.lines(options):
         say(line)

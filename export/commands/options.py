@@ -101,3 +101,10 @@ class ExportOptions:
         """The outputs in the graph's order, with what the head adds."""
         wanted = {*self.outputs, *([LABEL] if self.head == (PERCH_HEAD,) else [])}
         return tuple(output for output in OUTPUTS if output in wanted)
+
+    @property
+    def inputs(self) -> tuple[str | os.PathLike[str], ...]:
+        """Every file and folder that is read, apart from recordings."""
+        tables = (self.perch_labels, self.taxonomy, self.priors, self.post)
+        models = (self.perch, self.check_against, *(self.head if self.trained else ()))
+        return tuple(given for given in (*models, *tables) if given is not None and os.path.exists(given))

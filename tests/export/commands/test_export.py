@@ -282,6 +282,34 @@ def test_an_existing_bundle_is_replaced_only_by_force(
     assert os.listdir(tmp_path) == ["bundle"]
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("bundle", "is to be written, and is or holds the input"),
+        ("bundle/more", "lies in the bundle"),
+        ("saved_model/out", "lies in the input"),
+        ("saved_model", "is to be written, and is or holds the input"),
+        ("x.onnx", "is to be written, and is or holds the input"),
+        ("x.onnx/out", "is not a folder that can be written to"),
+    ],
+)
+def test_no_output_holds_an_input_or_lies_in_one(
+    out: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    (tmp_path / "bundle" / "fold.pt").write_text("a head")
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "x.onnx").write_text("a network")
+    source = "saved_model" if out.startswith("saved") else "x.onnx"
+    arguments = ["--perch", str(tmp_path / source), "--head", str(tmp_path / "bundle" / "fold.pt")]
+    assert main([*arguments, "--out", str(tmp_path / out), "--force"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "bundle" / "fold.pt").read_text() == "a head"
+
+
 def test_a_folder_of_something_else_is_left_alone(
     small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
