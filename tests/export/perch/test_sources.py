@@ -536,3 +536,13 @@ def test_an_attribute_that_changes_a_maps_size_is_named_itself(
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(ExportError, match=rf"x.onnx: {name}: expected padding .*, found \(\(0, 1\), \(1, 2\)\)"):
         read_source(tmp_path / "x.onnx")
+
+
+def test_a_node_that_contradicts_itself_is_named(small_onnx: Path, tmp_path: Path) -> None:
+    """As a flipped bit makes it: an axis that there is not."""
+    model = onnx.load(small_onnx)
+    node = [node for node in model.graph.node if node.op_type == "Transpose"][9]
+    node.attribute[0].CopyFrom(helper.make_attribute("perm", [0, 3, 1, 9]))
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(ExportError, match=r"x.onnx: block .*, found .*Transpose"):
+        read_source(tmp_path / "x.onnx")
