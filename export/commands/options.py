@@ -88,6 +88,8 @@ class ExportOptions:
             raise OptionsError("--precision fp32,int8 and --calibrate FOLDER_OF_RECORDINGS go together")
         if PERCH_HEAD in self.head and len(self.head) > 1:
             raise OptionsError("head: give either 'perch' or checkpoints, not both")
+        if self.any_backbone and not self.trained:
+            raise OptionsError("--any-backbone is about the network of a trained head: give one with --head")
         if self.trained and BLOCKS not in self.outputs:
             raise OptionsError("outputs: a trained head needs the blocks' features, add 'blocks'")
 

@@ -28,7 +28,7 @@ from bce.engine.network.sessions import open_session
 from bce.export.heads.endings import check_range, take_off_sigmoid
 from bce.export.heads.tensorflow_graph import canonical
 from bce.export.heads.tensorflow_opening import Array, Run, form_of, open_head
-from bce.export.readers.tensorflow import EXTRA, tensorflow
+from bce.export.readers.tensorflow import EXTRA, telling_line, tensorflow
 
 RELATIVE_L2 = 1e-5
 """Of the logits, ONNX Runtime against TensorFlow."""
@@ -105,7 +105,10 @@ class TensorFlowHead:
             (logits,) = self.session.run([LOGITS], dict(features))
         except Exception as error:  # ONNX Runtime has no common class for its errors
             raise ExportError(f"ONNX Runtime cannot run it at batch {batch} ({str(error).splitlines()[0]})") from None
-        expected = self.run(features)
+        try:
+            expected = self.run(features)
+        except Exception as error:  # TensorFlow has many
+            raise ExportError(f"TensorFlow cannot run it at batch {batch} ({telling_line(error)})") from None
         if logits.shape != expected.shape or logits.shape != (batch, self.classes):
             raise ExportError(f"expected logits {expected.shape}, found {logits.shape} at batch {batch}")
         found = expit(logits) if self.squashed else logits

@@ -85,11 +85,12 @@ def _saved_model(path: Path) -> tuple[onnx.ModelProto, Run]:
     tf = tensorflow()
     try:
         module = tf.saved_model.load(str(path))
-        serve = module.signatures[SIGNATURE]
-    except KeyError:
-        raise ExportError(f"has no signature '{SIGNATURE}'") from None
-    except (tf.errors.OpError, OSError, ValueError) as error:
+        signatures = module.signatures
+    except Exception as error:  # TensorFlow and protobuf raise whatever the damage leads to
         raise ExportError(f"TensorFlow cannot load it ({telling_line(error)})") from None
+    if SIGNATURE not in signatures:
+        raise ExportError(f"has no signature '{SIGNATURE}'")
+    serve = signatures[SIGNATURE]
     arguments = {block_name(name): name for name in serve.structured_input_signature[1]}
     if len(serve.structured_outputs) != 1:
         raise ExportError(f"expected one output, the logits, found {', '.join(serve.structured_outputs)}")
@@ -138,7 +139,7 @@ def _tflite(path: Path) -> tuple[onnx.ModelProto, Run]:
         Interpreter = tf.lite.Interpreter
     try:
         interpreter = Interpreter(model_path=str(path))
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # as above
         raise ExportError(f"is not a whole TFLite file ({telling_line(error)})") from None
     inputs = {block_name(detail["name"]): detail["index"] for detail in interpreter.get_input_details()}
     outputs = [detail["index"] for detail in interpreter.get_output_details()]

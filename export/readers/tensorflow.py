@@ -16,6 +16,9 @@ SIGNATURE = "serving_default"
 CHECKPOINT = "variables/variables"
 EXTRA = "pip install 'bce[tensorflow]'"
 
+_LONGEST = 300
+"""Letters of a library's message: Keras may print a whole configuration."""
+
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """How the names of variables end in a checkpoint."""
 
@@ -41,7 +44,8 @@ def tensorflow(what: str = "a SavedModel") -> Any:
 def telling_line(error: BaseException) -> str:
     """The line of a library's message that says what is wrong: TensorFlow puts headings before and nodes after it."""
     lines = [line for line in str(getattr(error, "message", "") or error).splitlines() if line[:1].strip()]
-    return lines[-1].rstrip(". ") if lines else type(error).__name__
+    line = lines[-1].rstrip(". ")[:_LONGEST] if lines else type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def check_folder(folder: Path) -> None:

@@ -388,6 +388,10 @@ def test_a_kernel_of_zeros_is_refused_and_some_zeros_are_said(small_weights: Wei
         (["--perch", "x.onnx", "--out", "o", "--outputs", "scores"], "output 'scores' is unknown"),
         (["--perch", "x.onnx", "--out", "o", "--preparation", "loud"], "preparation 'loud' is unknown"),
         (["--perch", "x.onnx", "--out", "o", "--head", "perch", "fold.pt"], "not both"),
+        (
+            ["--perch", "x.onnx", "--out", "o", "--head", "perch", "--any-backbone"],
+            "about the network of a trained head",
+        ),
         (["--perch", "x.onnx", "--out", "o"], "x.onnx"),
         (["--perch", "SMALL", "--out", "o", "--head", "fold.pt"], "no such head checkpoint"),
         (["--perch", "SMALL", "--out", "o", "--taxonomy", "none.csv"], "none.csv"),
