@@ -257,9 +257,14 @@ class _Proof:
         """The share of each output's numbers, and of a trained head's, that were the same on all windows seen."""
         return {name: constant_share(np.concatenate(arrays)) for name, arrays in self.seen.items()}
 
+    def see(self, name: str, array: Floats, batch: int) -> None:
+        """Keep an output for :meth:`constant`; windows that are run again one at a time say no more."""
+        if batch == BATCHES[0]:
+            self.seen[name].append(array)
+
     def compare(self, item: CheckInput, batch: int, runs: _Runs) -> Iterator[Comparison]:
         for name, array in runs.found.items():
-            self.seen[name].append(array[:, self.candidate.columns(name)])
+            self.see(name, array[:, self.candidate.columns(name)], batch)
         if self.reference is not None:
             yield from self.compare_source(item, batch, runs)
         if self.head is not None:
@@ -292,7 +297,7 @@ class _Proof:
             return head.run([LOGITS], {name: array[start : start + batch] for name, array in given.items()})[0]
 
         found = np.concatenate(run_each(run, range(0, len(item.waveforms), batch)))
-        self.seen[LOGITS].append(found)
+        self.see(LOGITS, found, batch)
         with one_thread(), torch.no_grad():
             tensors = [torch.from_numpy(array) for array in given.values()]
             logits = np.stack([fold.head(tensors).numpy() for fold in folds])

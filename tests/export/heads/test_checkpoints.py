@@ -48,13 +48,15 @@ def features(batch: int = 7, seed: int = 1) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ["head.safetensors", "head.pt"])
 @pytest.mark.parametrize("kind", ["attention", "scalar_mix"])
 def test_checkpoints_come_back_as_they_were(tmp_path: Path, name: str, kind: Any) -> None:
-    saved = checkpoint(HeadConfig(kind=kind, d=16, ffn=24, dropout=0.2), preparation="hoplite")
+    sample = {block: tuple(0.1 * place for place in range(width)) for block, width in BLOCKS.items()}
+    saved = checkpoint(HeadConfig(kind=kind, d=16, ffn=24, dropout=0.2), preparation="hoplite", sample=sample)
     save_checkpoint(tmp_path / name, saved)
     loaded = load_checkpoint(tmp_path / name)
     assert os.listdir(tmp_path) == [name]
     assert (loaded.head.config, loaded.labels, loaded.blocks) == (saved.head.config, saved.labels, saved.blocks)
     assert (loaded.preparation, loaded.notice, loaded.facts) == ("hoplite", "a notice", saved.facts)
     assert list(loaded.blocks) == list(BLOCKS)
+    assert loaded.sample == sample
     assert loaded.path == str(tmp_path / name)
     assert not loaded.head.training
     with torch.no_grad():
@@ -89,6 +91,10 @@ def damage(path: Path, change: Any) -> None:
         (lambda c: c["state"].update(more=torch.zeros(3)), "unknown tensor 'more'"),
         (lambda c: c["state"]["cls"].fill_(float("nan")), "'cls' holds NaN"),
         (lambda c: c["state"]["cls"].fill_(0.5), "numbers are not those that were written"),
+        (
+            lambda c: c.update({METADATA: c[METADATA].replace('"sample": {}', '"sample": {"block_21": [1]}')}),
+            "sample window",
+        ),
         (lambda c: c["state"].update(cls="text"), "'cls': expected a dense tensor of floats"),
         (lambda c: c.update(state=3), "holds no tensors by name"),
         (lambda c: c.pop(METADATA), "not a head checkpoint"),
