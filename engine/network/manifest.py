@@ -189,14 +189,8 @@ class Manifest:
         It covers what decides the features: the float32 backbone, the windows, the frontend with its settings, and the
         names of the outputs. Names, notices, tuned values, heads and other precisions are outside of it.
         """
-        content = {
-            "backbone": self.files.get(self.variants.get("fp32", ""), ""),
-            "window": asdict(self.window),
-            "input": asdict(self.input),
-            "frontend": asdict(self.frontend),
-            "outputs": self.output_names,
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        backbone = self.files.get(self.variants.get("fp32", ""), "")
+        return identity_of(backbone, self.window, self.input, self.frontend, self.output_names)
 
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
@@ -244,6 +238,20 @@ class Manifest:
         if unsaid and schema == SCHEMA_VERSION:
             raise BundleError(f"field 'outputs' does not say the width of {unsaid[0]}", path)
         return manifest
+
+
+def identity_of(
+    backbone: str, window: WindowSpec, entry: Input, frontend: FrontendSpec, outputs: tuple[str, ...]
+) -> str:
+    """:attr:`Manifest.identity` before there is a manifest; ``backbone`` is the SHA-256 of the float32 graph."""
+    content = {
+        "backbone": backbone,
+        "window": asdict(window),
+        "input": asdict(entry),
+        "frontend": asdict(frontend),
+        "outputs": outputs,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_together(manifest: Manifest, path: str | os.PathLike[str]) -> None:

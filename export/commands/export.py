@@ -44,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
     add("--outputs", default="blocks", metavar="LIST", help="of blocks,embedding,label (default: blocks)")
     add("--preparation", help="of each window: none, peak or hoplite (default: the head's, else none)")
     add("--priors", type=Path, metavar="NPZ", help="a site and hour table to put into the bundle")
+    add(
+        "--post",
+        type=Path,
+        metavar="JSON",
+        help="tuned values of post-processing to put into the bundle: a file with an object such as "
+        '{"sigma": 1.0, "taxonomy": {"genus": 0.15}}',
+    )
     add("--check-audio", nargs="+", default=(), type=Path, metavar="PATH", help="recordings to compare on")
     add(
         "--check-against",
@@ -57,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
         help="fp32, or fp32,int8 for a faster, less exact second backbone",
     )
     add("--calibrate", nargs="+", default=(), type=Path, metavar="PATH", help="recordings to measure int8 on")
+    add(
+        "--any-backbone",
+        action="store_true",
+        help="export a head onto another network than the one that it was trained on",
+    )
     add("--out", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add("--force", action="store_true", help="replace the bundle that is there")
     add("--info", type=Path, metavar="BUNDLE", help="describe a bundle and its proof, and do nothing else")
@@ -102,10 +114,12 @@ def _export(args: argparse.Namespace) -> None:
         outputs=outputs,
         preparation=args.preparation,
         priors=args.priors,
+        post=args.post,
         check_audio=tuple(args.check_audio),
         check_against=args.check_against,
         precisions=tuple(args.precision.split(",")),
         calibrate=tuple(args.calibrate),
+        any_backbone=args.any_backbone,
         force=args.force,
     )
     export_bundle(options, lambda line: print(line, flush=True))
