@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from onnx import compose, helper
 from scipy.special import expit
@@ -24,6 +23,7 @@ from bce.engine.errors import BceError, BundleError, ExportError, OptionsError, 
 from bce.engine.files import write_bytes
 from bce.engine.network.bundle import LOGITS
 from bce.engine.network.manifest import HeadKind
+from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import open_session
 from bce.export.heads.endings import check_range, take_off_sigmoid
 from bce.export.heads.tensorflow_graph import canonical
