@@ -213,10 +213,42 @@ def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[np.floating]] 
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class ClipFeatures:
+    """Focal clips as one vector each: the mean of their chunks' features.
+
+    Attributes:
+        features: float32 [clips, width] by block.
+        labels: the class of each clip.
+        failed: clips that could not be read, which have no row, and why.
+    """
+
+    features: dict[str, NDArray[np.float32]]
+    labels: tuple[str, ...]
+    failed: dict[Path, str]
+
+
 def clip_features(
     clips: Clips, bundle: Bundle, cache: Path | None, options: FeatureOptions | None = None, *, quiet: bool = True
-) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    """One vector per clip and block, and the clips' classes; clips that cannot be read are left out."""
+) -> ClipFeatures:
+    """The features of clips; those that cannot be read are left out, as long as each class keeps one.
+
+    Args:
+        clips: the recordings.
+        bundle, cache, options, quiet: as in :func:`read_features`.
+
+    Raises:
+        OptionsError: a class has no clip that can be read, or as :func:`read_features` does.
+    """
     table = read_features(clips.paths, bundle, cache, options, quiet=quiet)
     features, places = table.per_recording()
-    return features, [clips.labels[place] for place in places]
+    labels = tuple(clips.labels[place] for place in places)
+    for path, label in zip(clips.paths, clips.labels, strict=True):
+        if path in table.failed and label not in labels:
+            count = clips.labels.count(label)
+            raise OptionsError(
+                f"{table.failed[path]}; none of the {count} clips of the class '{label}' can be read: mend them, or "
+                "take the class out",
+                path,
+            )
+    return ClipFeatures(features, labels, table.failed)

@@ -91,6 +91,57 @@ def test_bad_scores_are_one_line(tmp_path: Path, labels: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_the_gain_is_paired_and_rows_may_be_in_another_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores that rank x rightly in every resample against scores that rank it wrongly: +1, whatever is drawn."""
+    stems = [f"BC2026_Train_000{i}_S0{i % 2}_20250606_235955" for i in range(4)]
+    ids = [f"{stem}_{end}" for stem in stems for end in (5, 10)]
+    (tmp_path / "l.csv").write_text(HEADER + "".join(f"{s}.ogg,0,5,x\n{s}.ogg,5,10,\n" for s in stems))
+    right = np.array([[0.9, 0.5], [0.1, 0.5]] * 4)
+    write_scores(tmp_path / "a.csv", ScoreTable(tuple(ids), ("x", "y"), right))
+    write_scores(tmp_path / "b.csv", ScoreTable(tuple(ids[::-1]), ("y", "x"), 1 - right[::-1, ::-1]))
+    command = ["evaluate", f"{tmp_path}/a.csv", f"{tmp_path}/l.csv", "--resamples=9", f"--against={tmp_path}/b.csv"]
+    assert main([*command, "--unseen-sites=S01", f"--json={tmp_path}/e.json"]) == 0
+    one = "+1.0000 [+1.0000, +1.0000]"
+    assert f"b.csv: {one} on all rows, {one} at seen sites, {one} at unseen sites" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.json").read_text())["gains"]["unseen"]["before"] == 0.0
+    write_scores(tmp_path / "b.csv", ScoreTable(tuple(ids[1:]), ("x", "y"), right[1:]))
+    assert main(command) == 2
+    assert f"b.csv: lacks the row '{ids[0]}', which {tmp_path}/a.csv has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unseen-sites=S99"], "unseen site 'S99' has no rows, there are S08, S22"),
+        (["--unseen-sites=S08,S22"], "all sites (S08, S22) are said to be unseen"),
+        (["--per-class=no/such.csv"], "no/such.csv: its folder does not exist"),
+        (["--json=no/such.json"], "no/such.json: its folder does not exist"),
+        (["--json=s.csv"], "s.csv: is read or written already by this command"),
+        (["--json=new.json", "--per-class=./new.json"], "new.json: is read or written already by this command"),
+        (["--resamples=0"], "resamples is 0, it must be 1 to 100000"),
+    ],
+)
+def test_command_refuses(
+    tmp_path: Path,
+    table: ScoreTable,
+    labels: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scores("s.csv", table)
+    before = Path("s.csv").read_bytes()
+    assert main(["evaluate", "s.csv", str(labels), "--resamples=2", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert Path("s.csv").read_bytes() == before
+
+
 def test_npz_tables(tmp_path: Path, table: ScoreTable) -> None:
     path = tmp_path / "s.npz"
     np.savez(
