@@ -210,6 +210,7 @@ def _manifest(
         head=Head(kind, len(planned.folds), parameters),
         variants={FP32: BACKBONE} | ({INT8: INT8_BACKBONE} if INT8 in options.precisions else {}),
         files={file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST},
+        post=planned.post,
         parity=report.summary(),
         versions={"python": platform.python_version()}
         | {name: metadata.version(name) for name in ("bce", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")},

@@ -44,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
     add("--outputs", default="blocks", metavar="LIST", help="of blocks,embedding,label (default: blocks)")
     add("--preparation", help="of each window: none, peak or hoplite (default: the head's, else none)")
     add("--priors", type=Path, metavar="NPZ", help="a site and hour table to put into the bundle")
+    add(
+        "--post",
+        type=Path,
+        metavar="JSON",
+        help="tuned values of post-processing to put into the bundle: a file with an object such as "
+        '{"sigma": 1.0, "taxonomy": {"genus": 0.15}}',
+    )
     add("--check-audio", nargs="+", default=(), type=Path, metavar="PATH", help="recordings to compare on")
     add(
         "--check-against",
@@ -102,6 +109,7 @@ def _export(args: argparse.Namespace) -> None:
         outputs=outputs,
         preparation=args.preparation,
         priors=args.priors,
+        post=args.post,
         check_audio=tuple(args.check_audio),
         check_against=args.check_against,
         precisions=tuple(args.precision.split(",")),

@@ -33,6 +33,7 @@ class ExportOptions:
         outputs: any of "blocks", "embedding", "label". The head "perch" adds "label".
         preparation: of every window; None for the trained head's, else "none".
         priors: a table of site and hour to go into the bundle.
+        post: values of post-processing to go into the bundle, as JSON: its manifest's field ``post``.
         check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
         check_against: another published form of the same model whose numbers are the proof; None for the source's own.
         precisions: "fp32", and "int8" beside it where wanted.
@@ -49,6 +50,7 @@ class ExportOptions:
     outputs: tuple[str, ...] = (BLOCKS,)
     preparation: Preparation | None = None
     priors: str | os.PathLike[str] | None = None
+    post: str | os.PathLike[str] | None = None
     check_audio: tuple[str | os.PathLike[str], ...] = ()
     check_against: str | Path | None = None
     precisions: tuple[str, ...] = (FP32,)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from bce.engine.errors import OptionsError
+from bce.engine.errors import BundleError, OptionsError, TableError
 from bce.engine.frontends.perch import WINDOW, Preparation
+from bce.engine.geometry import ChunkGrid
+from bce.engine.post.options import Step, tuned_options
+from bce.engine.post.postprocessor import Postprocessor
 from bce.engine.post.priors import Priors
 from bce.engine.taxonomy import LABEL as LABEL_COLUMN
 from bce.engine.taxonomy import SCIENTIFIC_NAME, Taxonomy
@@ -26,6 +33,8 @@ class Given:
     folds: tuple[Fold, ...]
     taxonomy: Taxonomy | None
     inputs: list[CheckInput]
+    priors: Priors | None = None
+    post: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Plan:
         classes: of the bundle in order; None for one without scores.
         class_map: how the source's own logits become those classes; None where they are not cut.
         folds: of the trained head; none without one.
+        post: values of post-processing that were tuned for it.
     """
 
     blocks: tuple[int, ...]
@@ -45,6 +55,7 @@ class Plan:
     classes: Taxonomy | None
     class_map: ClassMap | None
     folds: tuple[Fold, ...]
+    post: dict[str, Any] = field(default_factory=dict)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -72,14 +83,34 @@ def gather(options: ExportOptions) -> Given:
     Raises:
         BceError: a file is missing or is not what it should be.
     """
-    if options.priors is not None:
-        Priors.load(options.priors)
+    priors = None if options.priors is None else Priors.load(options.priors)
+    post = {} if options.post is None else read_post(options.post)
     taxonomy = None if options.taxonomy is None else Taxonomy.read(options.taxonomy)
     labels = None if taxonomy is None else taxonomy.labels
     folds = tuple(load_head(path, labels, options.preparation) for path in options.head) if options.trained else ()
     for path in options.calibrate:
         recordings_in(path)
-    return Given(folds, taxonomy, check_inputs(WINDOW, options.check_audio))
+    return Given(folds, taxonomy, check_inputs(WINDOW, options.check_audio), priors, post)
+
+
+def read_post(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Tuned values of post-processing out of a JSON file: what a bundle's manifest has in its field ``post``.
+
+    Raises:
+        OptionsError: the file cannot be read, holds no JSON object, or a value that there is not.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+        if not isinstance(content, dict):
+            raise OptionsError('holds no JSON object: expected values by name, such as {"sigma": 1.0}', path)
+        tuned_options(content)
+    except OSError as error:
+        raise OptionsError(f"cannot be read ({error.strerror})", path) from None
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise OptionsError(f"is not JSON ({error})", path) from None
+    except BundleError as error:
+        raise OptionsError(error.reason, path) from None
+    return content
 
 
 def plan(options: ExportOptions, source: PerchSource, given: Given) -> Plan:
@@ -112,7 +143,29 @@ def plan(options: ExportOptions, source: PerchSource, given: Given) -> Plan:
             class_map = _class_map(options, taxonomy, names)
         else:
             taxonomy = all_classes(names or numbered_names(prototypes.classes))
-    return Plan(blocks or DEFAULT_BLOCKS, preparation or "none", taxonomy, class_map, given.folds)
+    scored = taxonomy if options.head else None
+    _check_postprocessing(options, given, scored)
+    return Plan(blocks or DEFAULT_BLOCKS, preparation or "none", taxonomy, class_map, given.folds, given.post)
+
+
+def _check_postprocessing(options: ExportOptions, given: Given, classes: Taxonomy | None) -> None:
+    """Refuse priors and tuned values that a run of the bundle could not use."""
+    for flag, path in (("--priors", options.priors), ("--post", options.post)):
+        if path is not None and classes is None:
+            raise OptionsError(f"{flag}: the bundle has no scores to use it on, give --head", path)
+    if classes is None:
+        return
+    if given.priors is not None:
+        try:
+            given.priors.for_classes(classes.labels)
+        except TableError as error:
+            raise OptionsError(error.reason, options.priors) from None
+    # priors may also come with a run; the class table is the bundle's own
+    asked: tuple[Step, ...] = ("taxonomy",) if "taxonomy" in given.post else ()
+    try:
+        Postprocessor(tuned_options(given.post), classes, ChunkGrid(WINDOW.window_s), given.priors, asked)
+    except (OptionsError, TableError) as error:
+        raise OptionsError(error.reason, options.post) from None
 
 
 def _class_map(options: ExportOptions, taxonomy: Taxonomy, names: tuple[str, ...] | None) -> ClassMap:

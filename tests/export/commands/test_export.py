@@ -21,6 +21,9 @@ from bce.engine.files import sha256  # noqa: E402
 from bce.engine.frontends.base import FrontendSpec  # noqa: E402
 from bce.engine.network.bundle import Bundle  # noqa: E402
 from bce.engine.network.manifest import Head, Input, Output, Placing, Score, WindowSpec  # noqa: E402
+from bce.engine.post.options import PostprocessOptions  # noqa: E402
+from bce.engine.post.priors import Priors  # noqa: E402
+from bce.engine.run.infer import postprocess_options  # noqa: E402
 from bce.export.commands import bundling, planning  # noqa: E402
 from bce.export.commands.bundling import ExportOptions, export_source  # noqa: E402
 from bce.export.commands.export import main, parse_blocks  # noqa: E402
@@ -177,12 +180,19 @@ def test_info(bundle: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_trained_head(
+def test_trained_head_with_priors_and_tuned_values(
     small_onnx: Path, checkpoints: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    out = tmp_path / "trained"
-    assert main(["--perch", str(small_onnx), "--head", *checkpoints(), "--out", str(out)]) == 0
+    out, post, priors = (tmp_path / name for name in ("trained", "post.json", "priors.npz"))
+    values = {"sigma": 0.5, "taxonomy": {"genus": 0.3}, "prior_known": 1.0}
+    post.write_text(json.dumps(values))
+    Priors.count(("x3", "x2", "x1"), np.eye(3), ["S1"] * 3, [4] * 3).save(priors)
+    arguments = ["--perch", str(small_onnx), "--head", *checkpoints(), "--out", str(out)]
+    assert main([*arguments, "--post", str(post), "--priors", str(priors)]) == 0
     loaded = Bundle.load(out)
+    assert loaded.manifest.post == values
+    assert postprocess_options(loaded) == PostprocessOptions(1.0, 0.5, 0.5, taxonomy=(("genus", 0.3),))
+    assert sha256(out / "priors.npz") == sha256(priors)
     assert (loaded.manifest.head.kind, loaded.manifest.head.folds) == ("attention", 2)
     assert loaded.manifest.output_names == ("block_5", "block_7")
     assert loaded.manifest.score == Score("head")
@@ -352,3 +362,51 @@ def test_check_audio_is_what_is_compared_on(small_onnx: Path, shared: Path, tmp_
     natural = {c["input"] for c in parity["comparisons"] if c["natural"]}
     assert "S4A03895_20190522_060000.wav" in natural
     assert parity["frontend"] == {"kind": "perch_log_mel", "preparation": "hoplite"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ("[1]", "holds no JSON object"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"sigmoid": 1}', "unknown field 'post.sigmoid'"),
+        ('{"sigma": true}', "expected a number"),
+        ('{"sigma": NaN}', "sigma is nan"),
+        ('{"taxonomy": {"family": 0.1}}', "no family column"),
+        ('{"exclude": ["Mammalia"], "taxonomy": {"class": 0.1}}', "cannot exclude 'Mammalia'"),
+    ],
+)
+def test_tuned_values_that_are_none_are_refused_first(
+    small_onnx: Path,
+    checkpoints: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    text: str | None,
+    message: str,
+) -> None:
+    post, out = tmp_path / "post.json", tmp_path / "out"
+    if text is not None:
+        post.write_text(text)
+    (tmp_path / "taxonomy.csv").write_text(TAXONOMY)
+    arguments = ["--perch", str(small_onnx), "--post", str(post), "--taxonomy", str(tmp_path / "taxonomy.csv")]
+    assert main([*arguments, "--head", *checkpoints(folds=1), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"bce-export: {post}: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_priors_of_other_classes_are_refused(
+    small_onnx: Path, checkpoints: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    priors = tmp_path / "priors.npz"
+    Priors.count(("x1", "x2"), np.eye(2), ["S1"] * 2, [4] * 2).save(priors)
+    arguments = ["--perch", str(small_onnx), "--priors", str(priors), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--head", *checkpoints(folds=1)]) == 2
+    assert capsys.readouterr().err.startswith(f"bce-export: {priors}: the priors do not know the class 'x3'")
+    assert main(arguments) == 2
+    assert "the bundle has no scores to use it on" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
