@@ -91,7 +91,7 @@ class TuneOptions:
 
     strengths: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
     unknown_shares: tuple[float, ...] = (1.0, 0.5, 0.0)
-    sigmas: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5)
+    sigmas: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     smooth_on: tuple[SmoothOn, ...] = ("logits", "probabilities")
     amounts: tuple[float, ...] = (0.05, 0.15)
     shrinkage: Shrinkage | None = None

@@ -1,8 +1,9 @@
 """Values of post-processing chosen on labelled scores, as they do best where one site has no labels.
 
 Each site in turn is the one without labels: no row's prior has seen it, nor the row's own recording, and its rows get
-the strength for unknown sites. What is maximised is the macro ROC-AUC over all rows, averaged over these turns. A
-choice among many flatters itself, so it is also made without each site and judged inside that site alone.
+the strength for unknown sites. What counts is the macro ROC-AUC over all rows, averaged over these turns; of candidates
+that it cannot tell from the best, the plainest is chosen. A choice among many flatters itself, so it is also made
+without each site and judged inside that site alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from bce.tools.judge.options import TuneOptions
 from bce.tools.judge.prior_study import Judge, held_out_log_odds
 from bce.tools.metrics import Ranking, Resamples, interval, mean
 
+WORTH = 0.0005
+"""Macro ROC-AUC that a further step, or more of one, must add."""
 TUNED_LEVELS: tuple[Level, ...] = ("genus", "class")
 
 
@@ -48,7 +51,7 @@ class Tuned:
 
 
 def candidates(options: TuneOptions, taxonomy: Taxonomy) -> list[PostprocessOptions]:
-    """All that are tried: raw first, the defaults last; of equals the first is chosen."""
+    """All that are tried: raw first, the defaults last."""
     strengths = [(0.0, 0.0)]
     strengths += [(s, share * s) for s in options.strengths if s for share in options.unknown_shares]
     gaussians = [(0.0, PostprocessOptions.smooth_on)]
@@ -61,6 +64,22 @@ def candidates(options: TuneOptions, taxonomy: Taxonomy) -> list[PostprocessOpti
     ]
     default = PostprocessOptions(taxonomy=tuple(item for item in PostprocessOptions.taxonomy if item[0] in levels))
     return [*grid, default]
+
+
+def plainest(tried: Sequence[PostprocessOptions], auc: NDArray[np.float64]) -> PostprocessOptions:
+    """Of those within :data:`WORTH` of the best AUC the one with the fewest steps, then the one that does least.
+
+    Args:
+        tried: the candidates.
+        auc: of each, [candidates].
+    """
+
+    def effort(place: int) -> tuple[float, ...]:
+        values = tried[place]
+        steps = values.uses_prior + (values.sigma > 0) + len(values.levels)
+        return steps, values.sigma, values.prior_known, sum(amount for _, amount in values.levels), -auc[place]
+
+    return tried[min(np.flatnonzero(auc >= auc.max() - WORTH).tolist(), key=effort)]
 
 
 class _Turns:
@@ -102,11 +121,14 @@ def tune(judge: Judge, labels: WindowLabels, taxonomy: Taxonomy, options: TuneOp
     turns = _Turns(judge, labels, taxonomy, options)
     tried = candidates(options, taxonomy)
     pooled, without = _pooled(turns, tried)
-    best = int(pooled.argmax())
+    chosen = plainest(tried, pooled)
     return Tuned(
-        tried[best], len(tried), _pooled_gain(turns, tried[best]), _pooled_gain(turns, tried[-1]),
-        _unseen_gain(turns, [tried[int(choice)] for choice in without.argmax(axis=1)]),
-    )  # fmt: skip
+        chosen,
+        len(tried),
+        _pooled_gain(turns, chosen),
+        _pooled_gain(turns, tried[-1]),
+        _unseen_gain(turns, [plainest(tried, auc) for auc in without]),
+    )
 
 
 def _pooled(turns: _Turns, tried: Sequence[PostprocessOptions]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,11 +204,13 @@ def _save(file: Path, arrays: Mapping[str, NDArray[np.floating]]) -> None:
 
 
 def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[np.floating]] | None:
-    """The features of a recording; None where they are not there, or not whole."""
+    """The features of a recording; None where they are not there, or not whole: they are computed again."""
     try:
         with np.load(file) as arrays:
             return {name: arrays[name] for name in (*blocks, DURATION)}
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except PermissionError:
+        raise
+    except Exception:  # zipfile, its decompressors, numpy and the parser of its headers each have their own
         return None
 
 

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.labels import HEADER, A, B
 
 from bce.engine.errors import OptionsError, TableError
@@ -156,8 +159,30 @@ def test_npz_tables(tmp_path: Path, table: ScoreTable) -> None:
         read_table(f"{path}:other")
     with pytest.raises(TableError, match=r"array 'bad' has shape \(3,\)"):
         read_table(f"{path}:bad")
+    names = {"row_ids": np.array(table.row_ids), "classes": np.array(table.classes), "logits": table.scores}
+    for wrong in ({"row_ids": np.arange(5)}, {"classes": np.array([["x", "y"]])}, {"logits": table.scores + 1j}):
+        np.savez(path, **(names | wrong))
+        with pytest.raises(TableError, match="expected texts in row_ids and classes"):
+            read_table(f"{path}:logits")
+    np.savez(path, **(names | {"classes": np.array(["x", "x"])}))
+    with pytest.raises(TableError, match="a row id or a class more than once"):
+        read_table(f"{path}:logits")
     path.write_text("no archive")
     with pytest.raises(TableError, match=r"is not a \.npz file"):
+        read_table(f"{path}:logits")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=8))
+def test_damaged_npz_tables_are_read_or_refused(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
+    path = tmp_path / "s.npz"
+    arrays = {"row_ids": np.array(["a_5", "a_10"]), "classes": np.array(["x"]), "logits": np.zeros((2, 1))}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    content = bytearray(path.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    path.write_bytes(content)
+    with suppress(TableError):
         read_table(f"{path}:logits")
 
 

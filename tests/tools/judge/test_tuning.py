@@ -91,17 +91,27 @@ def test_the_choice_is_that_of_plain_loops(folder: Path, plain: ModuleType) -> N
         both = present.any(axis=0) & ~present.all(axis=0)
         return float(np.mean([metrics.roc_auc_score(present[:, c], p[:, c]) for c in np.flatnonzero(both)]))
 
+    def plainest(aucs: list[float]) -> int:
+        """The fewest steps, then the smallest values, of all that are not worse by more than 0.0005."""
+        near = [i for i, value in enumerate(aucs) if value >= max(aucs) - 0.0005]
+        steps = [(v.prior_known > 0) + (v.sigma > 0) + sum(a > 0 for _, a in v.taxonomy) for v in tried]
+        near = [i for i in near if steps[i] == min(steps[j] for j in near)]
+        return sorted(
+            near, key=lambda i: (tried[i].sigma, tried[i].prior_known, sum(dict(tried[i].taxonomy).values()))
+        )[0]
+
     every = np.ones(len(stems), bool)
     pooled = [np.mean([auc(values, name, every) for name in tables]) for values in tried]
-    assert tuned.chosen == tried[int(np.argmax(pooled))]
-    assert tuned.pooled.auc == pytest.approx(max(pooled))
+    chosen = plainest(pooled)
+    assert tuned.chosen == tried[chosen]
+    assert tuned.pooled.auc == pytest.approx(pooled[chosen])
     assert tuned.defaults.auc == pytest.approx(pooled[-1])
     assert tuned.pooled.before == tuned.defaults.before == pytest.approx(pooled[0])
     inside, raw = [], []
     for name in tables:
         others = [other for other in tables if other != name]
         without = [np.mean([auc(values, other, sites != name) for other in others]) for values in tried]
-        inside.append(auc(tried[int(np.argmax(without))], name, sites == name))
+        inside.append(auc(tried[plainest(without)], name, sites == name))
         raw.append(auc(tried[0], name, sites == name))
     assert (tuned.unseen.auc, tuned.unseen.before) == pytest.approx((np.mean(inside), np.mean(raw)))
 
