@@ -49,11 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[str]:
     """Run the command; returns what to print."""
-    lists = {
-        name: numbers_of(getattr(args, name), name.replace("_", " "), _joined(getattr(TuneOptions, name)))
-        for name in LISTS
-    }
-    options = TuneOptions(**lists, shrinkage=parse_shrinkage(args.shrinkage), resamples=args.resamples)
+    strengths, shares, sigmas, amounts = (
+        numbers_of(getattr(args, name), name.replace("_", " "), _joined(getattr(TuneOptions, name))) for name in LISTS
+    )
+    options = TuneOptions(
+        strengths=strengths,
+        unknown_shares=shares,
+        sigmas=sigmas,
+        amounts=amounts,
+        shrinkage=parse_shrinkage(args.shrinkage),
+        resamples=args.resamples,
+    )
 
     from bce.engine.files import write_json
     from bce.engine.taxonomy import Taxonomy

@@ -85,8 +85,9 @@ def read_training_set(
         of_source = []
         for one in (own, *shifted):
             table = read_features(source.paths, bundle, cache, one, quiet=quiet)
-            of = _of_clips if isinstance(source, Clips) else _of_windows
-            examples, row_ids = of(source, table, classes)  # type: ignore[operator]
+            examples, row_ids = (
+                _of_clips(source, table, classes) if isinstance(source, Clips) else _of_windows(source, table, classes)
+            )
             of_source.append(examples)
         parts.append(of_source)
         ids += row_ids
