@@ -15,7 +15,7 @@ from bce.engine.errors import OptionsError, TableError
 from bce.engine.files import beside, write_json
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.judge.gain import Gain
-from bce.tools.judge.matching import Matched
+from bce.tools.judge.matching import NOTHING_TO_JUDGE, Matched
 from bce.tools.judge.options import EvaluateOptions
 from bce.tools.metrics import Ranking, Resamples, Ties, count_ties, interval, mean
 
@@ -74,7 +74,7 @@ def evaluate(
     resamples, unseen_sites = options.resamples, options.unseen_sites
     aucs = Ranking.of(matched.present, matched.scores).auc()
     if np.isnan(aucs).all():
-        raise TableError("no class has both positives and negatives in the rows that scores and labels share")
+        raise TableError(NOTHING_TO_JUDGE)
     taxa: dict[str, NDArray[np.bool_]] = {}
     if taxonomy is not None:
         names = np.array(taxonomy.select(matched.classes).class_names)

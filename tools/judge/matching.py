@@ -14,6 +14,8 @@ from bce.engine.recording import Recording
 from bce.engine.tables.scores import ScoreTable, read_scores
 from bce.tools.data.labels import MOST_DIGITS, WindowLabels
 
+NOTHING_TO_JUDGE = "no class has both positives and negatives in the rows that scores and labels share"
+
 
 @dataclass(frozen=True, eq=False)
 class Matched:

@@ -90,7 +90,13 @@ class _Turns:
         self.site = np.array(judge.matched.sites)
         self.sites: list[str] = np.unique(self.site).tolist()
         if len(self.sites) < 2:
-            raise TableError(f"has rows of the site {self.sites[0]} alone: tuning takes turns at two or more")
+            raise TableError(f"all rows are of the site '{self.sites[0]}': tuning takes turns at two or more")
+        for name in self.sites:
+            others = judge.matched.present[self.site != name]
+            if not (others.any(axis=0) & ~others.all(axis=0)).any():
+                raise TableError(
+                    f"without the site '{name}' no class has positives and negatives: more sites are needed"
+                )
         self._taxonomy = taxonomy
         self._log_odds = {
             name: held_out_log_odds(labels, judge.matched, "recording", options.shrinkage, name) for name in self.sites
@@ -116,7 +122,7 @@ def tune(judge: Judge, labels: WindowLabels, taxonomy: Taxonomy, options: TuneOp
         options: what to try.
 
     Raises:
-        TableError: the rows are of one site alone.
+        TableError: the rows are of one site alone, or without one of the sites nothing is left to judge by.
     """
     turns = _Turns(judge, labels, taxonomy, options)
     tried = candidates(options, taxonomy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -130,12 +131,18 @@ def test_the_command_writes_what_a_manifest_takes(folder: Path, capsys: pytest.C
     assert values.sigma == 1.0  # b sings in runs
 
 
-def test_one_site_gives_no_turns(folder: Path) -> None:
+def test_too_few_sites_are_refused(folder: Path) -> None:
     labels = read_labels(folder / "labels.csv")
     matched = match(read_table(str(folder / "scores.csv")), labels)
-    only = matched.take(np.flatnonzero(np.array(matched.sites) == "S02"))
-    with pytest.raises(TableError, match="rows of the site S02 alone"):
-        tune(Judge.of(only, 2), labels, Taxonomy.read(folder / "taxonomy.csv"), FEW)
+    taxonomy = Taxonomy.read(folder / "taxonomy.csv")
+    site = np.array(matched.sites)
+    with pytest.raises(TableError, match="all rows are of the site 'S02'"):
+        tune(Judge.of(matched.take(np.flatnonzero(site == "S02")), 2), labels, taxonomy, FEW)
+    quiet = replace(matched, present=matched.present & (site == "S02")[:, None])
+    with pytest.raises(TableError, match="without the site 'S02' no class has positives and negatives"):
+        tune(Judge.of(quiet, 2), labels, taxonomy, FEW)
+    with pytest.raises(TableError, match="no class has both positives and negatives"):
+        Judge.of(replace(matched, present=np.zeros_like(matched.present)), 2)
 
 
 @pytest.mark.parametrize("given", [{"sigmas": (-1.0,)}, {"strengths": (float("nan"),)}, {"amounts": (1.5,)},
