@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bce.engine.commands import flags
-from bce.tools.commands.inputs import threads_of
+from bce.engine.errors import OptionsError
+from bce.tools.commands.inputs import check_out_folder, threads_of
 from bce.tools.learn.options import BackboneOptions
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> list[str]:
     from bce.tools.learn.backbone_windows import read_windows
 
     out: Path = args.out
+    if out.suffix != ".onnx" or out.is_dir():
+        raise OptionsError("expected the name of an ONNX file to write, such as backbone.onnx", out)
+    check_out_folder(out.parent)
     log = [json.dumps({"options": asdict(options), "torch": torch.__version__})]
 
     def after_check(backbone: Backbone, figures: dict[str, float]) -> None:

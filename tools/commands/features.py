@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bce.engine.commands import flags
-from bce.tools.commands.inputs import add_features, notice_of, read_bundle, threads_of
+from bce.tools.commands.inputs import add_features, cache_of, notice_of, read_bundle, threads_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +25,12 @@ def run(args: argparse.Namespace) -> list[str]:
     from bce.engine.geometry import parse_shifts
     from bce.tools.learn.features import FeatureOptions, cache_key, default_cache, find_audio, read_features
 
+    given = cache_of(args)
     bundle = read_bundle(args)
     options = FeatureOptions(threads_of(args), parse_shifts(args.shifts))
     paths = find_audio(args.paths)
-    table = read_features(paths, bundle, args.cache, options, quiet=args.quiet)
-    cache = Path(default_cache() if args.cache is None else args.cache)
+    table = read_features(paths, bundle, given, options, quiet=args.quiet)
+    cache = Path(default_cache() if given is None else given)
     widths = ", ".join(f"{name} [{width}]" for name, width in table.widths.items())
     return [
         *notice_of(bundle),

@@ -1,15 +1,21 @@
-"""Flags and readers that several of these commands share."""
+"""Flags, readers and checks that several of these commands share."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bce.engine.commands import flags
+from bce.engine.errors import OptionsError
+from bce.engine.files import check_place
+from bce.tools.ranges import MOST_THREADS, check_ranges
 
 if TYPE_CHECKING:
     from bce.engine.network.bundle import Bundle
+    from bce.engine.post.priors import Shrinkage
     from bce.tools.learn.features import FeatureOptions
 
 
@@ -26,6 +32,81 @@ def add_resamples(parser: argparse.ArgumentParser, default: int) -> None:
     )
 
 
+def add_shrinkage(parser: argparse.ArgumentParser) -> None:
+    """``--shrinkage``: what :func:`parse_shrinkage` takes."""
+    parser.add_argument(
+        "--shrinkage",
+        default="hour=8,site=8,site-hour=4",
+        help="windows that outweigh a coarser rate (default: %(default)s)",
+    )
+
+
+def parse_shrinkage(text: str) -> Shrinkage:
+    """The weights of the formula out of ``hour=8,site=8,site-hour=4``.
+
+    Raises:
+        OptionsError: the text is not of this form, or a weight is not above 0.
+    """
+    from bce.engine.post.priors import Shrinkage
+
+    pairs = [item.strip().partition("=")[::2] for item in text.split(",")]
+    try:
+        weights = {name.replace("-", "_"): float(value) for name, value in pairs}
+        if len(weights) == len(pairs):
+            return Shrinkage(**weights)
+    except (TypeError, ValueError):
+        pass
+    raise OptionsError(f"shrinkage '{text}' is not like hour=8,site=8,site-hour=4")
+
+
+def numbers_of(text: str, what: str, such_as: str) -> tuple[float, ...]:
+    """The numbers of a flag that takes some, with commas between them.
+
+    Raises:
+        OptionsError: the text is no such list.
+    """
+    try:
+        return tuple(float(item) for item in text.split(","))
+    except ValueError:
+        raise OptionsError(f"{what} '{text}' is not a list of numbers such as {such_as}") from None
+
+
+def check_files(outputs: Sequence[Path | None], inputs: Sequence[str | Path | None]) -> None:
+    """Refuse files that could not be written, that are an input, or that are given twice.
+
+    Args:
+        outputs: files to write; None for those that nobody asked for.
+        inputs: what the command reads.
+
+    Raises:
+        OptionsError: naming the file.
+    """
+    names = [os.fspath(path) for path in inputs if path is not None]
+    files = [*names, *(name.rpartition(":")[0] for name in names if ":" in name)]  # of FILE.npz:ARRAY
+    taken = {os.path.realpath(name) for name in files}
+    for path in outputs:
+        if path is None:
+            continue
+        check_place(path)
+        place = os.path.realpath(path)
+        if place in taken:
+            raise OptionsError("is read or written already by this command: give the output another name", path)
+        taken.add(place)
+
+
+def check_out_folder(out: Path) -> None:
+    """Refuse a folder that could not be made or written to.
+
+    Raises:
+        OptionsError: it is a file, or the nearest folder above that exists cannot be written to.
+    """
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise OptionsError("is a file, expected a folder" if there == out.absolute() else f"{there} is a file", out)
+    if not os.access(there, os.W_OK):
+        raise OptionsError(f"{there} is not writable: choose another place", out)
+
+
 def add_features(parser: argparse.ArgumentParser) -> None:
     """``--bundle``, ``--cache``, ``--threads`` and ``--quiet``, as every command on features has them."""
     flags.add_bundle(parser)
@@ -36,11 +117,31 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     flags.add_quiet(parser, "no progress")
 
 
+def cache_of(args: argparse.Namespace) -> Path | None:
+    """What ``--cache`` asks for: None for :func:`bce.tools.learn.features.default_cache`.
+
+    Raises:
+        OptionsError: it could not be made or written to.
+    """
+    if args.cache is not None:
+        check_out_folder(args.cache)
+    cache: Path | None = args.cache
+    return cache
+
+
 def threads_of(args: argparse.Namespace) -> int:
-    """What ``--threads`` asks for."""
+    """What ``--threads`` asks for.
+
+    Raises:
+        OptionsError: not 1 to 1024.
+    """
     from bce.engine.run.engine import usable_cpus
 
-    return usable_cpus() if args.threads is None else args.threads
+    if args.threads is None:
+        return usable_cpus()
+    check_ranges(args, threads=(1, MOST_THREADS))
+    threads: int = args.threads
+    return threads
 
 
 def feature_options(args: argparse.Namespace) -> FeatureOptions:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from bce.engine.commands import flags
 from bce.engine.errors import OptionsError
-from bce.tools.commands.inputs import add_labels, add_resamples
+from bce.tools.commands.inputs import (
+    add_labels,
+    add_resamples,
+    add_shrinkage,
+    check_files,
+    numbers_of,
+    parse_shrinkage,
+)
 from bce.tools.judge.options import StudyOptions
 
 if TYPE_CHECKING:
@@ -36,30 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge on these: .csv, .parquet, or FILE.npz:ARRAY; logits or probabilities",
     )
     add("--taxonomy", type=Path, metavar="CSV", help="the classes (needed for --out); its groups for --evaluate")
-    add(
-        "--shrinkage",
-        default="hour=8,site=8,site-hour=4",
-        help="windows that outweigh a coarser rate (default: %(default)s)",
-    )
+    add_shrinkage(parser)
     add("--strengths", default=STRENGTHS, help="prior strengths to judge (default: %(default)s)")
     add("--sigma", default=str(StudyOptions.sigma), help="of the Gaussian, in chunks (default: %(default)s)")
     flags.add_taxonomy_smoothing(parser, TAXONOMY)
     add_resamples(parser, StudyOptions.resamples)
-
-
-def parse_shrinkage(text: str) -> Shrinkage:
-    """The weights of the formula out of ``hour=8,site=8,site-hour=4``.
-
-    Raises:
-        OptionsError: the text is not of this form, or a weight is not above 0.
-    """
-    from bce.engine.post.priors import Shrinkage
-
-    pairs = dict(item.strip().partition("=")[::2] for item in text.split(","))
-    try:
-        return Shrinkage(**{name.replace("-", "_"): float(value) for name, value in pairs.items()})
-    except (TypeError, ValueError):
-        raise OptionsError(f"shrinkage '{text}' is not like hour=8,site=8,site-hour=4") from None
 
 
 def run(args: argparse.Namespace) -> list[str]:
@@ -69,12 +57,14 @@ def run(args: argparse.Namespace) -> list[str]:
 
     if (args.out is None) == (args.evaluate is None):
         raise OptionsError("give either --out to write priors or --evaluate SCORES to judge them")
+    shrinkage = parse_shrinkage(args.shrinkage)
+    options = None if args.evaluate is None else _study_options(args, shrinkage)
+    check_files([args.out], [args.labels, args.taxonomy])
     labels = read_labels(args.labels, flags.name_rule(args))
     taxonomy = None if args.taxonomy is None else Taxonomy.read(args.taxonomy)
-    shrinkage = parse_shrinkage(args.shrinkage)
-    if args.out is not None:
+    if options is None:
         return _write(args.out, labels, taxonomy, shrinkage)
-    return _evaluate(args.evaluate, labels, taxonomy, _study_options(args, shrinkage))
+    return _evaluate(args.evaluate, labels, taxonomy, options)
 
 
 def _write(out: Path, labels: WindowLabels, taxonomy: Taxonomy | None, shrinkage: Shrinkage) -> list[str]:
@@ -101,12 +91,8 @@ def _write(out: Path, labels: WindowLabels, taxonomy: Taxonomy | None, shrinkage
 def _study_options(args: argparse.Namespace, shrinkage: Shrinkage) -> StudyOptions:
     from bce.engine.post.options import parse_sigma, parse_taxonomy_smoothing
 
-    try:
-        strengths = tuple(float(text) for text in args.strengths.split(","))
-    except ValueError:
-        raise OptionsError(f"strengths '{args.strengths}' is not a list of numbers such as {STRENGTHS}") from None
     return StudyOptions(
-        strengths=strengths,
+        strengths=numbers_of(args.strengths, "strengths", STRENGTHS),
         sigma=parse_sigma(args.sigma),
         taxonomy=parse_taxonomy_smoothing(TAXONOMY if args.taxonomy_smoothing is None else args.taxonomy_smoothing),
         exclude=flags.names_of(args.taxonomy_exclude),

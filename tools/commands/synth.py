@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from bce.engine.commands import flags
+from bce.tools.commands.inputs import check_out_folder
 from bce.tools.data.synth.options import MAX_SPECIES, MIN_SPECIES, SynthOptions
 
 
@@ -53,5 +54,6 @@ def run(args: argparse.Namespace) -> list[str]:
 
     from bce.tools.data.synth.dataset import write_dataset
 
+    check_out_folder(args.out)
     write_dataset(args.out, options, force=args.force, quiet=args.quiet)
     return []

@@ -14,6 +14,7 @@ NAME = "bce-tools"
 COMMANDS = {
     "evaluate": "macro ROC-AUC of a score table against labelled windows",
     "priors": "count a site x hour prior out of labelled windows, or judge one",
+    "tune": "choose values of post-processing on scores of labelled windows",
     "synth": "make labelled synthetic soundscapes in BirdCLEF layout",
     "features": "block features of labelled recordings, cached",
     "probe": "which blocks tell classes apart: a kNN probe on their features",

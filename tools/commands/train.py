@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bce.engine.commands import flags
-from bce.tools.commands.inputs import add_features, feature_options, read_bundle, threads_of
+from bce.tools.commands.inputs import add_features, cache_of, check_out_folder, feature_options, read_bundle, threads_of
 from bce.tools.learn.options import TrainOptions
 
 HEADS = ("attention", "small", "scalar_mix")
@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=float, default=defaults.weight_decay, help="(default: %(default)s)")
     add("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     add("--no-site-check", action="store_true", help="do not train again with sites held out")
+    add(
+        "--score-shifts",
+        default="1",
+        metavar="S",
+        help="out-of-fold scores are a mean over these shifts of a window, as bce-infer --shifts (default: 1)",
+    )
     add("--baseline", action="store_true", help="compare with logistic regression on the last block")
     add("--force", action="store_true", help="replace the folds that are in --out")
     add_features(parser)
@@ -70,6 +76,7 @@ def _options(args: argparse.Namespace) -> TrainOptions:
 def run(args: argparse.Namespace) -> list[str]:
     """Run the command; returns what to print."""
     from bce.engine.files import write_text
+    from bce.engine.geometry import parse_shifts
     from bce.tools.judge.head_report import report_lines
     from bce.tools.learn.folds import check_folder, logistic_out_of_fold, train_heads
     from bce.tools.learn.training import block_weights
@@ -77,10 +84,19 @@ def run(args: argparse.Namespace) -> list[str]:
     from bce.tools.plots import curves
 
     options, out, name = _options(args), args.out, args.data.resolve().name
+    shifts = parse_shifts(args.score_shifts)
+    check_out_folder(out)
+    cache = cache_of(args)
     check_folder(out, force=args.force)
     bundle = read_bundle(args)
     data = read_training_set(
-        args.data, bundle, args.cache, feature_options(args), rule=flags.name_rule(args), quiet=args.quiet
+        args.data,
+        bundle,
+        cache,
+        feature_options(args),
+        score_shifts=shifts,
+        rule=flags.name_rule(args),
+        quiet=args.quiet,
     )
     trained = train_heads(data, bundle, options, out, name, site_check=not args.no_site_check, quiet=args.quiet)
     curves(out / "curves.png", trained.log, f"{options.head.kind} head, {name}")

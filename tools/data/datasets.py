@@ -7,9 +7,8 @@ of clips too.
 
 from __future__ import annotations
 
-import ast
-import csv
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.data.labels import WindowLabels, read_labels
+from bce.tools.data.tables import read_rows, shortened
 
 TAXONOMY = "taxonomy.csv"
 TRAIN = "train.csv"
@@ -31,6 +31,11 @@ TRAIN_SOUNDSCAPES = "train_soundscapes"
 TRAIN_LABELS = "train_soundscapes_labels.csv"
 TEST_SOUNDSCAPES = "test_soundscapes"
 TEST_LABELS = "test_labels.csv"
+SECONDARY = "secondary_labels"
+QUOTES = "a field that holds commas, such as a list, goes into quotes"
+
+_LABEL = re.compile(r"'[^']*'|\"[^\"]*\"")
+_LIST = re.compile(rf"\[\s*+(?:(?:{_LABEL.pattern})\s*+(?:,\s*+(?:{_LABEL.pattern})\s*+)*+,?\s*+)?+\]")
 
 CLIP_S = 30
 """Of a focal clip so much is learnt from; the species that it is named after may be silent later."""
@@ -205,44 +210,30 @@ def read_soundscapes(
 
 def _clips_of_table(table: Path, audio: Path) -> Clips:
     paths, labels, secondary = [], [], []
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            for column in ("primary_label", "filename"):
-                if column not in (reader.fieldnames or ()):
-                    raise TableError(f"has no column '{column}': expected primary_label and filename", table)
-            for number, row in enumerate(reader, start=1):
-                if not row["primary_label"] or not row["filename"]:
-                    raise TableError(f"row {number} names no clip or no class", table)
-                paths.append(audio / row["filename"])
-                labels.append(row["primary_label"])
-                secondary.append(_label_list(row.get("secondary_labels") or "", number, table))
-    except OSError as error:
-        raise TableError(f"cannot be read ({error.strerror})", table) from None
-    except UnicodeDecodeError:
-        raise TableError("is not UTF-8 text: expected focal clips as CSV", table) from None
+    rows = read_rows(table, ("primary_label", "filename"), "focal clips", optional=(SECONDARY,), hint=QUOTES)
+    for line, row in rows:
+        if not row["primary_label"] or not row["filename"]:
+            raise TableError(f"line {line} names no clip or no class", table)
+        paths.append(audio / row["filename"])
+        labels.append(row["primary_label"])
+        secondary.append(_label_list(row.get(SECONDARY, ""), line, table))
     if not paths:
         raise TableError("has no rows: expected focal clips", table)
     _check_there(paths, table)
     return Clips(tuple(paths), tuple(labels), tuple(secondary), table)
 
 
-def _label_list(text: str, number: int, table: Path) -> frozenset[str]:
+def _label_list(text: str, line: int, table: Path) -> frozenset[str]:
     """Labels out of a Python list as text, "['abc', 'def']"; nothing and "['']" are none."""
-    try:
-        labels = ast.literal_eval(text) if text.strip() else []
-    except (ValueError, SyntaxError):
-        labels = None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+    if text.strip() and not _LIST.fullmatch(text.strip()):
         raise TableError(
-            f"row {number} has the secondary labels {text!r}, expected a list such as ['abc', 'def']", table
+            f"line {line} has the secondary labels {shortened(text)!r}, expected a list such as ['abc', 'def']", table
         )
-    return frozenset(label for label in labels if label)
+    return frozenset(label[1:-1] for label in _LABEL.findall(text)) - {""}
 
 
 def _check_there(paths: Sequence[Path], table: Path) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise TableError(
-            f"names {len(missing)} of {len(paths)} recordings that are not there, first {missing[0]}", table
-        )
+        first = shortened(str(missing[0]), 300)
+        raise TableError(f"names {len(missing)} of {len(paths)} recordings that are not there, first {first}", table)

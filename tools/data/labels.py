@@ -6,7 +6,6 @@ the published file is there twice. How long the windows are, the rows say: 5 s i
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,12 @@ from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.errors import TableError
 from bce.engine.recording import Recording
 from bce.engine.tables.schema import row_id
+from bce.tools.data.tables import read_rows, shortened
 
 COLUMNS = ("filename", "start", "end", "primary_label")
+SEVERAL_LABELS = "several labels go into one field, joined by semicolons (a;b)"
+MOST_DIGITS = 9
+"""Of the parts of a time: thirty years in seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,40 +100,32 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
         rule: how to read site and time from the file names.
 
     Raises:
-        TableError: the file is missing or lacks a column, or a row is not about a window like that of the first row:
-            as long, and starting at a multiple of this length.
+        TableError: the file is no such table (see :func:`bce.tools.data.tables.read_rows`), or a row is not about a
+            window like that of the first row: as long, and starting at a multiple of this length.
     """
     file = Path(path)
     names: dict[str, None] = {}
     windows: dict[tuple[str, int], set[str]] = {}
-    chunk_s = number = 0
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            for column in COLUMNS:
-                if column not in (reader.fieldnames or ()):
-                    raise TableError(f"has no column '{column}': expected {', '.join(COLUMNS)}", file)
-            for number, row in enumerate(reader, start=1):
-                if any(row[column] is None for column in COLUMNS):
-                    raise TableError(f"row {number} has too few fields", file)
-                start_s, end_s = (_seconds(row[column], number, file) for column in ("start", "end"))
-                chunk_s = chunk_s or end_s - start_s
-                about = f"row {number} is about {row['start']} to {row['end']}"
-                if chunk_s <= 0:
-                    raise TableError(f"{about}, expected a window that ends after its start", file)
-                if end_s - start_s != chunk_s:
-                    raise TableError(f"{about}, expected a window of {chunk_s} s as in row 1", file)
-                if start_s % chunk_s:
-                    raise TableError(
-                        f"{about}, expected a window of {chunk_s} s that starts at a multiple of its length", file
-                    )
-                names.setdefault(row["filename"])
-                labels = (label.strip() for label in row["primary_label"].split(";"))
-                windows.setdefault((row["filename"], start_s), set()).update(label for label in labels if label)
-    except OSError as error:
-        raise TableError(f"cannot be read ({error.strerror})", file) from None
-    except UnicodeDecodeError:
-        raise TableError("is not UTF-8 text: expected labelled windows as CSV", file) from None
+    chunk_s = first = rows = 0
+    for line, row in read_rows(file, COLUMNS, "labelled windows", hint=SEVERAL_LABELS):
+        name, rows = row["filename"], rows + 1
+        if not Path(name).stem:
+            raise TableError(f"line {line} names no recording", file)
+        if any(letter < " " for letter in name):
+            raise TableError(f"line {line} names a recording with a line break or a control character", file)
+        start_s, end_s = (_seconds(row[column], line, file) for column in ("start", "end"))
+        about = f"line {line} is about {row['start'].strip()} to {row['end'].strip()}"
+        if end_s <= start_s:
+            raise TableError(f"{about}, expected a window that ends after its start", file)
+        if not first:
+            chunk_s, first = end_s - start_s, line
+        if end_s - start_s != chunk_s:
+            raise TableError(f"{about}, expected a window of {chunk_s} s as in line {first}", file)
+        if start_s % chunk_s:
+            raise TableError(f"{about}, expected a window of {chunk_s} s that starts at a multiple of its length", file)
+        names.setdefault(name)
+        labels = (label.strip() for label in row["primary_label"].split(";"))
+        windows.setdefault((name, start_s), set()).update(label for label in labels if label)
     if not windows:
         raise TableError("has no rows: expected labelled windows", file)
     recordings = dict(zip(names, rule.read_all(map(Path, names)), strict=True))
@@ -139,15 +134,17 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
         chunk_s,
         np.array([start_s for _, start_s in windows], dtype=np.int64),
         tuple(frozenset(labels) for labels in windows.values()),
-        number - len(windows),
+        rows - len(windows),
         file,
     )
 
 
-def _seconds(text: str, number: int, path: Path) -> int:
+def _seconds(text: str, line: int, path: Path) -> int:
     parts = text.strip().split(":")
     if not (1 <= len(parts) <= 3 and all(part.isascii() and part.isdigit() for part in parts)):
-        raise TableError(f"row {number} has the time '{text}', expected HH:MM:SS", path)
+        raise TableError(f"line {line} has the time '{shortened(text)}', expected HH:MM:SS", path)
+    if max(map(len, parts)) > MOST_DIGITS:
+        raise TableError(f"line {line} has the time '{shortened(text)}', which no recording is as long as", path)
     seconds = 0
     for part in parts:
         seconds = 60 * seconds + int(part)

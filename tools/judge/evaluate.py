@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.errors import TableError
+from bce.engine.errors import OptionsError, TableError
 from bce.engine.files import beside, write_json
 from bce.engine.taxonomy import Taxonomy
-from bce.tools.judge.matching import Matched
+from bce.tools.judge.gain import Gain
+from bce.tools.judge.matching import NOTHING_TO_JUDGE, Matched
 from bce.tools.judge.options import EvaluateOptions
 from bce.tools.metrics import Ranking, Resamples, Ties, count_ties, interval, mean
 
@@ -46,13 +48,15 @@ class Evaluation:
     ties: Ties
     only_scores: int
     only_labels: int
-    unknown: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
+    gains: dict[str, Gain] = field(default_factory=dict)
 
 
 def evaluate(
     matched: Matched,
     taxonomy: Taxonomy | None = None,
     options: EvaluateOptions | None = None,
+    against: Matched | None = None,
 ) -> Evaluation:
     """Score matched rows.
 
@@ -60,15 +64,17 @@ def evaluate(
         matched: scores and truth.
         taxonomy: gives each class' taxon class; without it there is no breakdown by taxon class.
         options: how.
+        against: the same rows with other scores, which the gain is taken over.
 
     Raises:
         TableError: no class has both positives and negatives, or the taxonomy lacks a class.
+        OptionsError: an unseen site has no rows, or no other site has any.
     """
     options = options or EvaluateOptions()
     resamples, unseen_sites = options.resamples, options.unseen_sites
     aucs = Ranking.of(matched.present, matched.scores).auc()
     if np.isnan(aucs).all():
-        raise TableError("no class has both positives and negatives in the rows that scores and labels share")
+        raise TableError(NOTHING_TO_JUDGE)
     taxa: dict[str, NDArray[np.bool_]] = {}
     if taxonomy is not None:
         names = np.array(taxonomy.select(matched.classes).class_names)
@@ -76,19 +82,43 @@ def evaluate(
     site = np.array(matched.sites)
     every_row, every_class = np.ones(len(site), dtype=bool), np.ones(len(aucs), dtype=bool)
     found = ((name, _score(matched, every_row, chosen, resamples)) for name, chosen in taxa.items())
-    groups = {"seen": ~np.isin(site, list(unseen_sites)), "unseen": np.isin(site, list(unseen_sites))}
+    groups = _site_groups(site, unseen_sites)
     return Evaluation(
         _score(matched, every_row, every_class, resamples),
         {name: float(auc) for name, auc in zip(matched.classes, aucs, strict=True) if not np.isnan(auc)},
         dict(zip(matched.classes, matched.present.sum(axis=0).tolist(), strict=True)),
         {name: score for name, score in found if score.classes},
         {name: _score(matched, site == name, every_class, resamples) for name in sorted(set(matched.sites))},
-        {name: _score(matched, rows, every_class, resamples) for name, rows in groups.items() if unseen_sites},
+        {name: _score(matched, rows, every_class, resamples) for name, rows in groups.items()},
         count_ties(matched.present, matched.scores),
         matched.only_scores,
         matched.only_labels,
         matched.unknown,
+        {}
+        if against is None
+        else {name: _gain(matched, against, rows, resamples) for name, rows in {"all": every_row, **groups}.items()},
     )
+
+
+def _site_groups(site: NDArray[np.str_], unseen: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """The rows of seen and of unseen sites; nothing where no site is said to be unseen."""
+    if not unseen:
+        return {}
+    there = sorted(set(site.tolist()))
+    for name in unseen:
+        if name not in there:
+            raise OptionsError(f"unseen site '{name}' has no rows, there are {', '.join(there)}")
+    is_unseen = np.isin(site, list(unseen))
+    if is_unseen.all():
+        raise OptionsError(f"all sites ({', '.join(there)}) are said to be unseen: name some of them")
+    return {"seen": ~is_unseen, "unseen": is_unseen}
+
+
+def _gain(matched: Matched, against: Matched, rows: NDArray[np.bool_], resamples: int) -> Gain:
+    present = matched.present[rows]
+    after, before = (Ranking.of(present, of.scores[rows]) for of in (matched, against))
+    drawn = Resamples.draw([stem for stem, chosen in zip(matched.stems, rows, strict=True) if chosen], resamples)
+    return Gain(mean(after.auc()), mean(before.auc()), *interval(drawn.macro_auc(after) - drawn.macro_auc(before)))
 
 
 def _score(matched: Matched, rows: NDArray[np.bool_], classes: NDArray[np.bool_], resamples: int) -> Score:
@@ -99,8 +129,8 @@ def _score(matched: Matched, rows: NDArray[np.bool_], classes: NDArray[np.bool_]
     return Score(mean(aucs), low, high, int((~np.isnan(aucs)).sum()), int(rows.sum()), len(set(stems)))
 
 
-def describe(evaluation: Evaluation) -> list[str]:
-    """The evaluation as lines of text."""
+def describe(evaluation: Evaluation, against: str = "") -> list[str]:
+    """The evaluation as lines of text; ``against`` names the scores that the gain is taken over."""
     e = evaluation
     lines = [
         f"macro ROC-AUC  {e.macro}  over {e.macro.classes} classes, {e.macro.rows} rows of {e.macro.recordings} "
@@ -129,6 +159,10 @@ def describe(evaluation: Evaluation) -> list[str]:
                 else f"{name:<14} -       no class with positives and negatives  {s.rows:>5}  {s.recordings:>10}"
                 for name, s in part.items()
             ]
+    if e.gains:
+        where = {"all": "on all rows", "seen": "at seen sites", "unseen": "at unseen sites"}
+        gains = ", ".join(f"{gain} {where[name]}" for name, gain in e.gains.items())
+        lines += ["", f"gain over {against}: {gains} (95 % of paired resamples)"]
     return lines
 
 

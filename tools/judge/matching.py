@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.recording import Recording
 from bce.engine.tables.scores import ScoreTable, read_scores
-from bce.tools.data.labels import WindowLabels
+from bce.tools.data.labels import MOST_DIGITS, WindowLabels
+
+NOTHING_TO_JUDGE = "no class has both positives and negatives in the rows that scores and labels share"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def match(table: ScoreTable, labels: WindowLabels) -> Matched:
             chunks of another length.
     """
     ends = (name.rpartition("_")[2] for name in table.row_ids)
-    step_s = math.gcd(*(int(end) for end in ends if end.isdecimal()))
+    step_s = math.gcd(*(int(end) for end in ends if end.isdecimal() and len(end) <= MOST_DIGITS))
     if step_s % labels.chunk_s:
         raise TableError(
             f"has rows every {step_s} s, {labels.path} labels windows of {labels.chunk_s} s: not the same chunks",
@@ -109,16 +110,22 @@ def read_table(text: str) -> ScoreTable:
             for needed in ("row_ids", "classes", array):
                 if needed not in content:
                     raise TableError(f"has no array '{needed}', it has {', '.join(content.files)}", path)
-            ids, classes = tuple(content["row_ids"].tolist()), tuple(content["classes"].tolist())
-            scores = content[array].astype(np.float64)
+            names = [content["row_ids"], content["classes"]]
+            found = content[array]
+    except TableError:
+        raise
     except OSError as error:
         raise TableError(f"cannot be read ({error.strerror or error})", path) from None
-    except (ValueError, EOFError, zipfile.BadZipFile, TypeError):
+    except Exception:  # zipfile, its decompressors, numpy and the parser of its headers each have their own
         raise TableError("is not a .npz file of plain arrays", path) from None
+    if any(of.ndim != 1 or of.dtype.kind != "U" for of in names) or found.dtype.kind not in "fiub":
+        raise TableError(f"expected texts in row_ids and classes, a row each, and numbers in {array}", path)
+    ids, classes = (tuple(of.tolist()) for of in names)
+    scores = found.astype(np.float64)
     if scores.shape != (len(ids), len(classes)):
         raise TableError(f"array '{array}' has shape {scores.shape}, expected ({len(ids)}, {len(classes)})", path)
-    if len(set(ids)) != len(ids):
-        raise TableError("has a row id more than once", path)
+    if len(set(ids)) != len(ids) or len(set(classes)) != len(classes):
+        raise TableError("has a row id or a class more than once", path)
     if not np.isfinite(scores).all():
         raise TableError(f"array '{array}' holds NaN or infinite values", path)
     return ScoreTable(ids, classes, scores, path)

@@ -18,7 +18,7 @@ from bce.engine.errors import TableError
 from bce.engine.post.priors import Priors, Shrinkage
 from bce.engine.post.steps import Groups, smooth_taxonomy, smooth_time
 from bce.tools.data.labels import WindowLabels
-from bce.tools.judge.matching import Matched
+from bce.tools.judge.matching import NOTHING_TO_JUDGE, Matched
 from bce.tools.judge.options import StudyOptions
 from bce.tools.metrics import Ranking, Resamples, interval, mean, within_groups
 
@@ -177,11 +177,18 @@ class Judge:
 
     @classmethod
     def of(cls, matched: Matched, resamples: int) -> Judge:
+        """Put the rows in order and draw resamples.
+
+        Raises:
+            TableError: no class has both positives and negatives.
+        """
         order = np.lexsort((matched.start_s, np.unique(matched.stems, return_inverse=True)[1]))
         matched = matched.take(order)
         stems = np.array(matched.stems)
         offsets = np.concatenate([[0], np.flatnonzero(stems[1:] != stems[:-1]) + 1, [len(stems)]]).astype(np.int64)
         scored = np.asarray(matched.present.any(axis=0) & ~matched.present.all(axis=0))
+        if not scored.any():
+            raise TableError(NOTHING_TO_JUDGE)
         drawn = Resamples.draw(matched.stems, resamples)
         return cls(matched, as_logits(matched.scores)[0], offsets, scored, drawn)
 

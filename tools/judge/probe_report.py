@@ -145,6 +145,6 @@ def head_weights(path: Path) -> dict[str, float]:
 
     facts = load_checkpoint(path).facts
     weights = facts.get("block_weights")
-    if not isinstance(weights, dict):
+    if not isinstance(weights, dict) or not all(isinstance(value, int | float) for value in weights.values()):
         raise OptionsError(f"keeps no block weights, only {json.dumps(sorted(facts))}", path)
     return {str(name): float(value) for name, value in weights.items()}

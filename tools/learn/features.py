@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,18 +204,52 @@ def _save(file: Path, arrays: Mapping[str, NDArray[np.floating]]) -> None:
 
 
 def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[np.floating]] | None:
-    """The features of a recording; None where they are not there, or not whole."""
+    """The features of a recording; None where they are not there, or not whole: they are computed again."""
     try:
         with np.load(file) as arrays:
             return {name: arrays[name] for name in (*blocks, DURATION)}
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except PermissionError:
+        raise
+    except Exception:  # zipfile, its decompressors, numpy and the parser of its headers each have their own
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class ClipFeatures:
+    """Focal clips as one vector each: the mean of their chunks' features.
+
+    Attributes:
+        features: float32 [clips, width] by block.
+        labels: the class of each clip.
+        failed: clips that could not be read, which have no row, and why.
+    """
+
+    features: dict[str, NDArray[np.float32]]
+    labels: tuple[str, ...]
+    failed: dict[Path, str]
 
 
 def clip_features(
     clips: Clips, bundle: Bundle, cache: Path | None, options: FeatureOptions | None = None, *, quiet: bool = True
-) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    """One vector per clip and block, and the clips' classes; clips that cannot be read are left out."""
+) -> ClipFeatures:
+    """The features of clips; those that cannot be read are left out, as long as each class keeps one.
+
+    Args:
+        clips: the recordings.
+        bundle, cache, options, quiet: as in :func:`read_features`.
+
+    Raises:
+        OptionsError: a class has no clip that can be read, or as :func:`read_features` does.
+    """
     table = read_features(clips.paths, bundle, cache, options, quiet=quiet)
     features, places = table.per_recording()
-    return features, [clips.labels[place] for place in places]
+    labels = tuple(clips.labels[place] for place in places)
+    for path, label in zip(clips.paths, clips.labels, strict=True):
+        if path in table.failed and label not in labels:
+            count = clips.labels.count(label)
+            raise OptionsError(
+                f"{table.failed[path]}; none of the {count} clips of the class '{label}' can be read: mend them, or "
+                "take the class out",
+                path,
+            )
+    return ClipFeatures(features, labels, table.failed)

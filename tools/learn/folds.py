@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint
 from bce.export.heads.trained_on import sample_features
 from bce.tools.learn.examples import Examples, fold_count, split
 from bce.tools.learn.options import GroupBy, TrainOptions
-from bce.tools.learn.training import FoldResult, Log, block_weights, train_folds
+from bce.tools.learn.training import FoldResult, Log, block_weights, logits_of, train_folds
 from bce.tools.learn.training_set import TrainingSet
 
 
@@ -60,6 +60,9 @@ def train_heads(
     quiet: bool = True,
 ) -> TrainedFolds:
     """Train the folds, and write ``fold_1.safetensors``, ..., ``training.jsonl`` and ``out_of_fold.npz``.
+
+    The last has ``row_ids``, ``classes``, the logits by what stayed in one fold (``by_recording``, ``by_site``), and as
+    ``logits`` those of the folds that are kept.
 
     Args:
         data: to learn from.
@@ -106,25 +109,41 @@ def train_heads(
             save_checkpoint(out / f"fold_{len(results)}.safetensors", checkpoint)
 
         logits: dict[GroupBy, NDArray[np.float32]] = {}
-        logits[options.group_by] = out_of_fold(examples, options, note, keep)
+        logits[options.group_by] = out_of_fold(examples, options, note, keep, data.shifted)
         if site_check and len(examples.sites) > 1:
             other: GroupBy = "site" if options.group_by == "recording" else "recording"
             again = replace(options, group_by=other, folds=fold_count(examples, options.folds, other))
             bar.reset(again.folds * options.epochs)
-            logits[other] = out_of_fold(examples, again, lambda line: bar.update() and None, lambda result: None)
+            logits[other] = out_of_fold(
+                examples, again, lambda line: bar.update() and None, lambda result: None, data.shifted
+            )
     with beside(out / "out_of_fold.npz") as partial, open(partial, "wb") as stream:
-        ids, classes = np.array(data.row_ids), np.array(data.classes)
-        np.savez_compressed(stream, row_ids=ids, classes=classes, logits=logits[options.group_by])
+        arrays: dict[str, Any] = {f"by_{unit}": values for unit, values in logits.items()}
+        arrays |= {"row_ids": np.array(data.row_ids), "classes": np.array(data.classes)}
+        np.savez_compressed(stream, logits=logits[options.group_by], **arrays)
     return TrainedFolds(tuple(results), tuple(log), logits)
 
 
 def out_of_fold(
-    examples: Examples, options: TrainOptions, log: Log, after: Callable[[FoldResult], None]
+    examples: Examples,
+    options: TrainOptions,
+    log: Log,
+    after: Callable[[FoldResult], None],
+    shifted: Sequence[Examples] = (),
 ) -> NDArray[np.float32]:
-    """Logits of every row by the head that has not seen it, float32 [rows, classes]."""
+    """Logits of every row by the head that has not seen it, float32 [rows, classes].
+
+    Args:
+        examples: to learn from.
+        options: how.
+        log: as :func:`bce.tools.learn.training.train_folds` takes it.
+        after: called with each fold.
+        shifted: the same rows at the shifts that the logits are a mean over; none for the rows as they were learnt.
+    """
     logits = np.zeros(examples.present.shape, np.float32)
     for result in train_folds(examples, options, log):
-        logits[result.rows] = result.logits
+        each = [logits_of(result.head, rows.take(result.rows)) for rows in shifted] or [result.logits]
+        logits[result.rows] = np.mean(each, axis=0, dtype=np.float64)
         after(result)
     return logits
 

@@ -6,11 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bce.engine.errors import OptionsError
+from bce.tools.ranges import LARGEST_SEED, MOST_THREADS, check_ranges
 
 if TYPE_CHECKING:
     from bce.export.heads.modules import HeadConfig
 
 GroupBy = Literal["recording", "site"]
+
+SMALLEST_RATE, LARGEST_RATE = 1e-8, 10.0
+"""Of learning: outside of these AdamW stands still or diverges."""
+
+WIDEST_HEAD = 16_384
 
 
 def _default_head() -> HeadConfig:
@@ -53,13 +59,20 @@ class TrainOptions:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        for name, low in (("folds", 2), ("epochs", 1), ("patience", 1), ("batch", 2), ("seed", 0), ("threads", 1)):
-            if getattr(self, name) < low:
-                raise OptionsError(f"{name} is {getattr(self, name)}, it must be at least {low}")
-        if not 0 <= self.soundscape_share <= 1:
-            raise OptionsError(f"soundscape share is {self.soundscape_share}, it must be 0 to 1")
-        if self.mixup < 0:
-            raise OptionsError(f"mixup is {self.mixup}, it must be 0 or more")
+        check_ranges(
+            self,
+            folds=(2, 1000),
+            epochs=(1, 100_000),
+            patience=(1, 100_000),
+            batch=(2, 1_000_000),
+            soundscape_share=(0, 1),
+            mixup=(0, 100),
+            learning_rate=(SMALLEST_RATE, LARGEST_RATE),
+            weight_decay=(0, 1),
+            seed=(0, LARGEST_SEED),
+            threads=(1, MOST_THREADS),
+        )
+        check_ranges(self.head, d=(1, WIDEST_HEAD), ffn=(1, WIDEST_HEAD))
         if self.group_by not in get_args(GroupBy):
             raise OptionsError(f"folds by {self.group_by!r}: choose {' or '.join(get_args(GroupBy))}")
 
@@ -99,6 +112,16 @@ class BackboneOptions:
 
         if not 0 < self.width <= PERCH_WIDTH:
             raise OptionsError(f"width is {self.width}, it must be above 0 and at most {PERCH_WIDTH}")
-        for name, low in (("steps", 1), ("batch", 2), ("held_out", 2), ("checks", 1), ("threads", 1)):
-            if getattr(self, name) < low:
-                raise OptionsError(f"{name} is {getattr(self, name)}, it must be at least {low}")
+        check_ranges(
+            self,
+            steps=(1, 10_000_000),
+            batch=(2, 100_000),
+            learning_rate=(SMALLEST_RATE, LARGEST_RATE),
+            weight_decay=(0, 1),
+            mix=(0, 1),
+            gain_db=(0, 60),
+            held_out=(2, 1_000_000),
+            checks=(1, 10_000_000),
+            seed=(0, LARGEST_SEED),
+            threads=(1, MOST_THREADS),
+        )

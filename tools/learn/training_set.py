@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ from bce.tools.data.datasets import CLIP_S, TAXONOMY, Clips, Soundscapes, read_c
 from bce.tools.learn.examples import Examples
 from bce.tools.learn.features import FeatureOptions, FeatureTable, read_features
 
+OWN_WINDOW = (0.0,)
+"""The shifts of a chunk's own window alone."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
@@ -26,12 +29,15 @@ class TrainingSet:
         classes: in output order.
         row_ids: of each row: stem and end second.
         failed: recordings that could not be read, and why.
+        shifted: the rows with the features of shifted windows, one entry for each shift that out-of-fold scores are a
+            mean over; empty where they rest on the chunk's own window alone.
     """
 
     examples: Examples
     classes: tuple[str, ...]
     row_ids: tuple[str, ...]
     failed: dict[Path, str]
+    shifted: tuple[Examples, ...] = ()
 
 
 def read_training_set(
@@ -40,6 +46,7 @@ def read_training_set(
     cache: Path | None = None,
     options: FeatureOptions | None = None,
     *,
+    score_shifts: tuple[float, ...] = OWN_WINDOW,
     rule: NameRule = BIRDCLEF,
     quiet: bool = True,
 ) -> TrainingSet:
@@ -49,6 +56,7 @@ def read_training_set(
         root: the folder.
         bundle: gives the features.
         cache, options, quiet: as in :func:`bce.tools.learn.features.read_features`.
+        score_shifts: of the windows that out-of-fold scores are a mean over, in seconds.
         rule: how to read sites from the names of soundscapes.
 
     Raises:
@@ -66,20 +74,28 @@ def read_training_set(
     whole_chunk_s(bundle.manifest.grid)  # rows are named after whole seconds
     if train is not None:
         check_chunks(train, bundle.manifest.grid.chunk_s)
-    parts: list[Examples] = []
+    parts: list[list[Examples]] = []
     ids: list[str] = []
     failed: dict[Path, str] = {}
+    own = options or FeatureOptions()
+    shifted = [] if score_shifts == OWN_WINDOW else [replace(own, shifts_s=(shift,)) for shift in score_shifts]
     for source in (clips, train):
         if source is None:
             continue
-        table = read_features(source.paths, bundle, cache, options, quiet=quiet)
-        rows = _of_clips(source, table, classes) if isinstance(source, Clips) else _of_windows(source, table, classes)
-        parts.append(rows[0])
-        ids += rows[1]
+        of_source = []
+        for one in (own, *shifted):
+            table = read_features(source.paths, bundle, cache, one, quiet=quiet)
+            examples, row_ids = (
+                _of_clips(source, table, classes) if isinstance(source, Clips) else _of_windows(source, table, classes)
+            )
+            of_source.append(examples)
+        parts.append(of_source)
+        ids += row_ids
         failed |= table.failed
     if not parts:
         raise OptionsError("has neither focal clips nor labelled soundscapes to train on", root)
-    return TrainingSet(Examples.join(parts), classes, tuple(ids), failed)
+    first, *others = (Examples.join(same) for same in zip(*parts, strict=True))
+    return TrainingSet(first, classes, tuple(ids), failed, tuple(others))
 
 
 def check_chunks(soundscapes: Soundscapes, chunk_s: float) -> None:

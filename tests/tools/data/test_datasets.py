@@ -116,8 +116,8 @@ def test_secondary_labels_as_published(tmp_path: Path) -> None:
         ("primary_label,name\nx,x/1.ogg\n", "no column 'filename'"),
         ("primary_label,filename\n", "has no rows"),
         ("primary_label,filename\nx,x/1.ogg\nx,x/2.ogg\n", "names 1 of 2 recordings that are not there, first .*2.ogg"),
-        ("primary_label,filename\nx\n", "row 1 names no clip"),
-        ("primary_label,filename,secondary_labels\nx,x/1.ogg,a b\n", "row 1 has the secondary labels 'a b'"),
+        ("primary_label,filename\n,x/1.ogg\n", "line 2 names no clip"),
+        ("primary_label,filename,secondary_labels\nx,x/1.ogg,a b\n", "line 2 has the secondary labels 'a b'"),
     ],
 )
 def test_bad_clip_tables_are_named(tmp_path: Path, text: str, words: str) -> None:

@@ -42,15 +42,15 @@ def test_labels_of_other_recorders(tmp_path: Path) -> None:
         (HEADER, "has no rows"),
         (
             HEADER + FIRST + "a.ogg,00:00:00,00:00:10,x\n",
-            "row 2 is about 00:00:00 to 00:00:10, expected a window of 5 s as",
+            "line 3 is about 00:00:00 to 00:00:10, expected a window of 5 s as",
         ),
         (HEADER + "a.ogg,00:00:02,00:00:07,x\n", "expected a window of 5 s"),
         (
             HEADER + "a.ogg,00:00:05,00:00:05,x\n",
-            "row 1 is about 00:00:05 to 00:00:05, expected a window that ends after",
+            "line 2 is about 00:00:05 to 00:00:05, expected a window that ends after",
         ),
-        (HEADER + "a.ogg,noon,00:00:05,x\n", "row 1 has the time 'noon', expected HH:MM:SS"),
-        (HEADER + "a.ogg,00:00:00\n", "row 1 has too few fields"),
+        (HEADER + "a.ogg,noon,00:00:05,x\n", "line 2 has the time 'noon', expected HH:MM:SS"),
+        (HEADER + "a.ogg,00:00:00\n", "line 2 has 2 fields, the header has 4"),
     ],
 )
 def test_bad_labels(tmp_path: Path, text: str, message: str) -> None:
@@ -79,5 +79,5 @@ def test_mixed_lengths_are_refused_with_the_row(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     rows = "".join(f"a.ogg,00:00:{3 * i:02},00:00:{3 * i + 3:02},x\n" for i in range(5))
     path.write_text(HEADER + rows + "b.ogg,00:00:00,00:00:05,y\n")
-    with pytest.raises(TableError, match="row 6 is about 00:00:00 to 00:00:05, expected a window of 3 s as in row 1"):
+    with pytest.raises(TableError, match="line 7 is about 00:00:00 to 00:00:05, expected a window of 3 s as in line 2"):
         read_labels(path)

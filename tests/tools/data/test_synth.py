@@ -360,8 +360,8 @@ def test_an_interrupt_leaves_whole_files_and_true_tables(tmp_path: Path, monkeyp
     [
         ({"species": 3}, "species is 3, it must be 4 to 48"),
         ({"duration_s": 12}, "multiple of 5"),
-        ({"jobs": 0}, "at least 1"),
-        ({"test_soundscapes": -1}, "test_soundscapes is -1"),
+        ({"jobs": 0}, "jobs is 0, it must be 1 to"),
+        ({"test_soundscapes": -1}, "test soundscapes is -1"),
     ],
 )
 def test_options_out_of_range_are_named(change: dict[str, int], words: str) -> None:

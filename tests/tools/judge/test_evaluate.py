@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.labels import HEADER, A, B
 
 from bce.engine.errors import OptionsError, TableError
@@ -91,6 +94,57 @@ def test_bad_scores_are_one_line(tmp_path: Path, labels: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_the_gain_is_paired_and_rows_may_be_in_another_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores that rank x rightly in every resample against scores that rank it wrongly: +1, whatever is drawn."""
+    stems = [f"BC2026_Train_000{i}_S0{i % 2}_20250606_235955" for i in range(4)]
+    ids = [f"{stem}_{end}" for stem in stems for end in (5, 10)]
+    (tmp_path / "l.csv").write_text(HEADER + "".join(f"{s}.ogg,0,5,x\n{s}.ogg,5,10,\n" for s in stems))
+    right = np.array([[0.9, 0.5], [0.1, 0.5]] * 4)
+    write_scores(tmp_path / "a.csv", ScoreTable(tuple(ids), ("x", "y"), right))
+    write_scores(tmp_path / "b.csv", ScoreTable(tuple(ids[::-1]), ("y", "x"), 1 - right[::-1, ::-1]))
+    command = ["evaluate", f"{tmp_path}/a.csv", f"{tmp_path}/l.csv", "--resamples=9", f"--against={tmp_path}/b.csv"]
+    assert main([*command, "--unseen-sites=S01", f"--json={tmp_path}/e.json"]) == 0
+    one = "+1.0000 [+1.0000, +1.0000]"
+    assert f"b.csv: {one} on all rows, {one} at seen sites, {one} at unseen sites" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.json").read_text())["gains"]["unseen"]["before"] == 0.0
+    write_scores(tmp_path / "b.csv", ScoreTable(tuple(ids[1:]), ("x", "y"), right[1:]))
+    assert main(command) == 2
+    assert f"b.csv: lacks the row '{ids[0]}', which {tmp_path}/a.csv has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unseen-sites=S99"], "unseen site 'S99' has no rows, there are S08, S22"),
+        (["--unseen-sites=S08,S22"], "all sites (S08, S22) are said to be unseen"),
+        (["--per-class=no/such.csv"], "no/such.csv: its folder does not exist"),
+        (["--json=no/such.json"], "no/such.json: its folder does not exist"),
+        (["--json=s.csv"], "s.csv: is read or written already by this command"),
+        (["--json=new.json", "--per-class=./new.json"], "new.json: is read or written already by this command"),
+        (["--resamples=0"], "resamples is 0, it must be 1 to 100000"),
+    ],
+)
+def test_command_refuses(
+    tmp_path: Path,
+    table: ScoreTable,
+    labels: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scores("s.csv", table)
+    before = Path("s.csv").read_bytes()
+    assert main(["evaluate", "s.csv", str(labels), "--resamples=2", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert Path("s.csv").read_bytes() == before
+
+
 def test_npz_tables(tmp_path: Path, table: ScoreTable) -> None:
     path = tmp_path / "s.npz"
     np.savez(
@@ -105,8 +159,30 @@ def test_npz_tables(tmp_path: Path, table: ScoreTable) -> None:
         read_table(f"{path}:other")
     with pytest.raises(TableError, match=r"array 'bad' has shape \(3,\)"):
         read_table(f"{path}:bad")
+    names = {"row_ids": np.array(table.row_ids), "classes": np.array(table.classes), "logits": table.scores}
+    for wrong in ({"row_ids": np.arange(5)}, {"classes": np.array([["x", "y"]])}, {"logits": table.scores + 1j}):
+        np.savez(path, **(names | wrong))
+        with pytest.raises(TableError, match="expected texts in row_ids and classes"):
+            read_table(f"{path}:logits")
+    np.savez(path, **(names | {"classes": np.array(["x", "x"])}))
+    with pytest.raises(TableError, match="a row id or a class more than once"):
+        read_table(f"{path}:logits")
     path.write_text("no archive")
     with pytest.raises(TableError, match=r"is not a \.npz file"):
+        read_table(f"{path}:logits")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=8))
+def test_damaged_npz_tables_are_read_or_refused(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
+    path = tmp_path / "s.npz"
+    arrays = {"row_ids": np.array(["a_5", "a_10"]), "classes": np.array(["x"]), "logits": np.zeros((2, 1))}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    content = bytearray(path.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    path.write_bytes(content)
+    with suppress(TableError):
         read_table(f"{path}:logits")
 
 

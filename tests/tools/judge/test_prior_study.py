@@ -12,7 +12,7 @@ from bce.engine.post.priors import Priors, Shrinkage
 from bce.engine.post.steps import Groups, taxonomy_groups
 from bce.engine.tables.scores import ScoreTable, write_scores
 from bce.engine.taxonomy import Taxonomy
-from bce.tools.commands.priors import parse_shrinkage
+from bce.tools.commands.inputs import parse_shrinkage
 from bce.tools.commands.tools import main
 from bce.tools.data.labels import WindowLabels, read_labels
 from bce.tools.judge.matching import Matched, match, read_table
@@ -188,6 +188,11 @@ def test_excluded_groups_may_be_given_again_and_with_commas(folder: Path, capsys
         (["--evaluate=s.csv", "--name-pattern=("], "is not a regular expression"),
         (["--evaluate=s.csv", "--resamples=0"], "resamples is 0, it must be 1 to 100000"),
         (["--evaluate=s.csv"], "s.csv: is not there"),
+        (["--evaluate=s.csv", "--sigma=nan"], "sigma is nan"),
+        (["--evaluate=s.csv", "--strengths=nan"], "prior strength known is nan"),
+        (["--evaluate=s.csv", "--shrinkage=hour=8,hour=9"], "shrinkage 'hour=8,hour=9' is not like"),
+        (["--out=no/such.npz", "--taxonomy=taxonomy.csv"], "no/such.npz: its folder does not exist"),
+        (["--out=labels.csv", "--taxonomy=taxonomy.csv"], "labels.csv: is read or written already"),
     ],
 )
 def test_command_refuses(

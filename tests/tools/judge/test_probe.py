@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib", reason="the probe's pictures need the extra bc
 from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
+from support.sounds import write_sound
 
 from bce.engine.errors import OptionsError
 from bce.engine.network.default import DEFAULT_BUNDLE
@@ -119,3 +120,56 @@ def test_the_command_hears_species_and_writes_its_pictures(tmp_path: Path, capsy
     assert max(float(row["cosine_mean"]) for row in rows) > 0.6  # chance is 0.17
     for picture in ("probe.png", "umap.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Two classes of two clips each, and a clip in one of them that is none."""
+    for number, name in enumerate(("frog/1", "frog/2", "owl/1", "owl/2")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_sound(tmp_path / f"{name}.wav", 5.0, number)
+    (tmp_path / "owl" / "broken.wav").write_bytes(b"no sound")
+    return tmp_path
+
+
+def test_clips_that_cannot_be_read_are_named_and_a_class_does_not_vanish(
+    clips: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path_factory.mktemp("out")
+    arguments = ["probe", str(clips), "--bundle", str(DEFAULT_BUNDLE), "--cache", str(out / "cache"), "--out",
+                 str(out / "probe"), "--umap", "none", "--repeats", "1", "--threads", "1", "--quiet"]  # fmt: skip
+    assert cli.main(arguments) == 0
+    for text in (capsys.readouterr().out, (out / "probe" / "probe.md").read_text()):
+        assert "left out 1 of 5 clips" in text
+        assert "owl/broken.wav: " in text
+    for name in ("1", "2"):
+        (clips / "owl" / f"{name}.wav").write_bytes(b"no sound either")
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "owl/1.wav: " in error
+    assert "none of the 3 clips of the class 'owl' can be read" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--umap=99"], "umap '99': the bundle gives no block_99, only the blocks 21,24,25"),
+        (["--out=here"], "here: is a file, expected a folder"),
+        (["--cache=here/deeper"], "here/deeper: "),
+        (["--threads=0"], "threads is 0"),
+        (["--clips=0"], "clips is 0"),
+        (["--compare-head=none.safetensors"], "none.safetensors: there is no such head checkpoint"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_computed(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_text("")
+    assert cli.main(["probe", "no such data", "--bundle", str(DEFAULT_BUNDLE), "--out=out", *arguments]) == 2
+    assert message in capsys.readouterr().err

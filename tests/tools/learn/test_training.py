@@ -28,7 +28,7 @@ from bce.tools.data.synth.options import SynthOptions  # noqa: E402
 from bce.tools.judge.head_report import accuracy, disagreement, report_lines  # noqa: E402
 from bce.tools.learn.examples import Examples, split  # noqa: E402
 from bce.tools.learn.folds import out_of_fold  # noqa: E402
-from bce.tools.learn.options import TrainOptions  # noqa: E402
+from bce.tools.learn.options import BackboneOptions, TrainOptions  # noqa: E402
 from bce.tools.learn.training import Sampler, block_weights, train_one  # noqa: E402
 from bce.tools.learn.training_set import TrainingSet, read_training_set  # noqa: E402
 
@@ -194,7 +194,7 @@ def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, caps
                                                   test_soundscapes=0, duration_s=20, jobs=1))  # fmt: skip
     arguments = ["train", str(tmp_path / "data"), "--bundle", str(DEFAULT_BUNDLE), "--cache", str(tmp_path / "cache"),
                  "--out", str(tmp_path / "out"), "--d", "16", "--ffn", "16", "--folds", "3", "--epochs", "8", "--batch",
-                 "32", "--learning-rate", "0.005", "--threads", "1", "--quiet"]  # fmt: skip
+                 "32", "--learning-rate", "0.005", "--score-shifts", "3", "--threads", "1", "--quiet"]  # fmt: skip
     assert cli.main(arguments) == 0
     assert "Out of fold minus held-out site" in capsys.readouterr().out
     folds = [load_checkpoint(path) for path in sorted((tmp_path / "out").glob("fold_*.safetensors"))]
@@ -206,11 +206,72 @@ def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, caps
     assert [fold.sample for fold in folds] == [sample] * 3
     with np.load(tmp_path / "out" / "out_of_fold.npz") as saved:
         logits, ids = saved["logits"], saved["row_ids"]
+        np.testing.assert_array_equal(saved["by_recording"], logits)
+        assert saved["by_site"].shape == logits.shape
     assert logits.shape == (len(ids), 4)
     assert np.mean([fold.facts["auc"] for fold in folds]) > 0.75
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main(arguments) == 2  # the folder is not empty
     assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "data", "--out=here"], "here: is a file, expected a folder"),
+        (["train", "data", "--out=out", "--cache=here"], "here: is a file, expected a folder"),
+        (["train", "data", "--out=out", "--learning-rate=nan"], "learning rate is nan, it must be"),
+        (["train", "data", "--out=out", "--score-shifts=9"], "shifts '9': expected"),
+        (["train", "data", "--out=out", "--d=99999999996"], "d is 99999999996, it must be 1 to"),
+        (["backbone", "data", "--out=here/b.onnx"], "here: is a file, expected a folder"),
+        (["backbone", "data", "--out=b.txt"], "b.txt: expected the name of an ONNX file"),
+        (["backbone", "data", "--out=b.onnx", "--learning-rate=nan"], "learning rate is nan"),
+        (["synth", "--out=here"], "here: is a file, expected a folder"),
+        (["synth", "--out=out", "--jobs=100000"], "jobs is 100000, it must be"),
+        (["features", "data", "--cache=here"], "here: is a file, expected a folder"),
+        (["features", "data", "--threads=99999999999"], "threads is 99999999999, it must be 1 to 1024"),
+    ],
+)
+def test_commands_refuse_before_anything_runs(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    """There is no data: what is wrong with the options is said first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_text("")
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_out_of_fold_scores_are_a_mean_over_shifted_windows() -> None:
+    """The heads are the same: what they say of other windows of the rows is averaged."""
+    examples = make(clips=10, soundscapes=12)
+    options = replace(FAST, epochs=1)
+    heads = []
+    out_of_fold(examples, options, lambda line: None, heads.append)
+    rng = np.random.default_rng(2)
+    shifted = [replace(examples, features={n: x + rng.standard_normal(x.shape).astype(np.float32)
+                                           for n, x in examples.features.items()}) for _ in range(2)]  # fmt: skip
+    found = out_of_fold(examples, options, lambda line: None, lambda result: None, shifted)
+    for fold in heads:
+        with torch.no_grad():
+            each = [fold.head([torch.from_numpy(x[fold.rows]) for x in of.features.values()]) for of in shifted]
+        np.testing.assert_allclose(found[fold.rows], (each[0] + each[1]) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [TrainOptions, BackboneOptions])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_rates_that_are_no_rates_are_refused(options: type, value: float) -> None:
+    for name in {"learning_rate", "weight_decay", "soundscape_share", "mixup", "mix", "gain_db", "width"}:
+        if hasattr(options, name):
+            with pytest.raises(OptionsError, match=name.replace("_", " ")):
+                options(**{name: value})
 
 
 def test_the_command_offers_every_preset() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bce.engine.errors import OptionsError
+from bce.tools.ranges import LARGEST_SEED, check_ranges
 
 SAMPLE_RATE = 32_000
 CHUNK_S = 5
 """Soundscapes are labelled in chunks of so many seconds."""
 MIN_SPECIES, MAX_SPECIES = 4, 48
+MOST_JOBS = 256
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,16 @@ class SynthOptions:
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        ranges = {
-            "seed": (0, 2**32 - 1),
-            "world": (0, 2**32 - 1),
-            "species": (MIN_SPECIES, MAX_SPECIES),
-            "clips_per_species": (0, 999),
-            "train_soundscapes": (0, 99_999),
-            "test_soundscapes": (0, 99_999),
-            "duration_s": (CHUNK_S, 3600),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise OptionsError(f"{name} is {getattr(self, name)}, it must be {low} to {high}")
+        check_ranges(
+            self,
+            seed=(0, LARGEST_SEED),
+            world=(0, LARGEST_SEED),
+            species=(MIN_SPECIES, MAX_SPECIES),
+            clips_per_species=(0, 999),
+            train_soundscapes=(0, 99_999),
+            test_soundscapes=(0, 99_999),
+            duration_s=(CHUNK_S, 3600),
+            jobs=(1, MOST_JOBS),
+        )
         if self.duration_s % CHUNK_S:
             raise OptionsError(f"duration_s is {self.duration_s}, it must be a multiple of {CHUNK_S}")
-        if self.jobs is not None and self.jobs < 1:
-            raise OptionsError(f"jobs is {self.jobs}, it must be at least 1")
