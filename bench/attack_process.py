@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,12 @@ def read_report(path: Path) -> dict[str, dict[str, Any]]:
     return {Path(entry["recording"]).stem: entry for entry in entries}
 
 
+def computed_rows(report: Path) -> dict[str, int]:
+    """How many rows of each recording a run computed, by its report."""
+    return {stem: entry["rows"] - entry["filled"] for stem, entry in read_report(report).items()}
+
+
 def each(jobs: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
     """The results of independent jobs, some at a time, in order."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(at_once) as pool:
         return [future.result() for future in [pool.submit(job) for job in jobs]]

@@ -1,7 +1,4 @@
-"""Runs that are killed, interrupted, or lose the ground under their feet; what is left of them, and the run after them.
-
-What is right is the table of an undisturbed run, byte for byte: a table has the same bytes whatever the threads.
-"""
+"""Runs that are killed, interrupted, or lose the ground under their feet, and the run that follows on them."""
 
 from __future__ import annotations
 
@@ -12,175 +9,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from bce.bench.attack_files import SAME, Bench
-from bce.bench.attack_process import Ended, Rows, each, ended, read_report, read_rows, start
+from bce.bench.attack_files import Bench
+from bce.bench.attack_places import AT_ONCE, LIMIT_S, PREVIOUS, Job, Place, Scenario
+from bce.bench.attack_process import Ended, computed_rows, each, ended, read_rows, start
 from bce.bench.attack_recordings import Intact, rng_of
 from bce.bench.processes import infer_command
 
-LIMIT_S = 120.0
-_AT_ONCE = 2
 _OF_A_JOB = 12
-_PREVIOUS = b"row_id,an_earlier_result\nthat_is_not_to_be_lost_5,1\n"
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What came of a run that something happened to.
-
-    Attributes:
-        kind: what happened.
-        number: which of them.
-        moment_s: when, from the start of the program; None where it was so from the start.
-        code: exit code of the run.
-        left: "table": the whole, right table; "part": the rows that were done, right, at their place; "rescued": the
-            same in a file that the last message names; "nothing": the place is as it was.
-        broken: which promise was broken; None where all held.
-        litter: files that the run left beside its outputs, after the run that followed on it.
-    """
-
-    kind: str
-    number: int
-    moment_s: float | None
-    code: int
-    left: str = "nothing"
-    broken: str | None = None
-    litter: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that is disturbed.
-
-    Attributes:
-        bench: knows what is right.
-        recordings: a folder of intact ones.
-        table: of an undisturbed run.
-        seconds: that it took.
-    """
-
-    bench: Bench
-    recordings: Path
-    table: bytes
-    seconds: float
-
-    @classmethod
-    def measured(cls, bench: Bench, name: str, intact: Sequence[Intact]) -> Job:
-        """Link recordings into a folder and run them undisturbed, as many at a time as the disturbed ones."""
-        recordings = bench.folder / name
-        recordings.mkdir()
-        for recording in intact:
-            (recordings / recording.path.name).symlink_to(recording.path)
-        job = cls(bench, recordings, b"", 0.0)
-        began = time.monotonic()
-        places = [Place(job, f"{name}_{number}") for number in range(_AT_ONCE)]
-        ends = each([partial(Place.again, place) for place in places], _AT_ONCE)
-        if any(end.code for end in ends):
-            raise RuntimeError(f"an undisturbed run ended with code {ends[0].code}: {ends[0].last_line}")
-        return cls(bench, recordings, places[0].out.read_bytes(), time.monotonic() - began)
-
-
-class Place:
-    """A folder of a run's own, with an earlier result in it.
-
-    Attributes:
-        folder: of the outputs.
-        out, report: where the run writes.
-    """
-
-    def __init__(self, job: Job, name: str) -> None:
-        self.job = job
-        self.folder = job.bench.folder / f"place_{name}"
-        self.folder.mkdir()
-        self.out, self.report = self.folder / "table.csv", self.folder / "report.json"
-        self.out.write_bytes(_PREVIOUS)
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the job."""
-        return start(self.arguments())
-
-    def arguments(self) -> list[str]:
-        """The command line of the job."""
-        return self.job.bench.arguments(self.out, self.report, self.job.recordings, threads=1)
-
-    def again(self) -> Ended:
-        """The whole job, undisturbed."""
-        return ended(self.start(), LIMIT_S)
-
-    def ended(self, kind: str, number: int, moment_s: float | None, end: Ended) -> Scenario:
-        """Judge what a run left, without running again."""
-        left, broken = self._left(end)
-        if end.hung:
-            broken = "hangs"
-        elif end.traceback:
-            broken = f"traceback: {end.last_line}"
-        elif end.code < 0 and end.code != -signal.SIGKILL and left != "table":
-            broken = broken or f"died of signal {-end.code}"
-        return Scenario(kind, number, moment_s, end.code, left, broken)
-
-    def followed(self, scenario: Scenario) -> Scenario:
-        """Run again after it: that must work, whatever the first one left lying about."""
-        end = self.again()
-        broken = scenario.broken
-        if end.code or self.out.read_bytes() != self.job.table:
-            broken = broken or f"the next run does not work: code {end.code}: {end.last_line}"
-        known = {self.out.name, self.report.name}
-        litter = sum(name not in known for name in os.listdir(self.folder))
-        return Scenario(**asdict(scenario) | {"broken": broken, "litter": litter})
-
-    def _left(self, end: Ended) -> tuple[str, str | None]:
-        """What is there, and what is wrong with it."""
-        content = self.out.read_bytes() if self.out.exists() else None
-        if content == self.job.table:
-            return "table", None
-        if content not in (None, _PREVIOUS):
-            left, path = "part", self.out
-        elif (rescued := _named(end.errors, self.out)) is not None:
-            left, path = "rescued", rescued
-        elif content is None and self.folder.exists():
-            return "nothing", "the earlier result is gone"
-        else:
-            return "nothing", None if end.code else "says that all is well, but there is no table"
-        try:
-            rows = read_rows(path)
-            computed = _computed(self.report) if end.code == 130 else {stem: len(rows[stem]) for stem in rows}
-        except (OSError, ValueError, KeyError) as error:
-            return left, f"half written: {error}"
-        finally:
-            if left == "rescued":
-                path.unlink()
-        return left, self._wrong(rows, computed, end.code)
-
-    def _wrong(self, rows: Rows, computed: dict[str, int], code: int) -> str | None:
-        if code == 0:
-            return "says that all is well, but the table is not whole"
-        for stem, count in computed.items():
-            found, truth = rows.get(stem, np.empty((0, 0))), self.job.bench.truth[stem]
-            if count > len(found) or (count and np.abs(found[:count] - truth[:count]).max() > SAME):
-                return f"rows of {stem} are wrong or missing"
-        return None
-
-
-def _computed(report: Path) -> dict[str, int]:
-    return {stem: entry["rows"] - entry["filled"] for stem, entry in read_report(report).items()}
-
-
-def _named(errors: str, out: Path) -> Path | None:
-    """A table elsewhere that a message names."""
-    for word in errors.split():
-        path = Path(word.strip("'\",;:.()"))
-        if path.suffix == out.suffix and path.is_absolute() and path != out and path.is_file():
-            return path
-    return None
 
 
 def _moments(bench_seed: int, kind: str, count: int, job: Job, shares: tuple[float, float]) -> Iterator[float]:
@@ -210,11 +49,11 @@ def interrupted(job: Job, name: str, number: int, moment_s: float) -> Scenario:
     begun = _catches(process.pid, signal.SIGTERM)
     process.send_signal(signal.Signals[name])
     end = ended(process, LIMIT_S)
-    if not begun and end.code and place.out.read_bytes() == _PREVIOUS:  # a signal of the system's, before any work
+    if not begun and end.code and place.out.read_bytes() == PREVIOUS:  # a signal of the system's, before any work
         return Scenario(name, number, moment_s, end.code)
     found = place.ended(name, number, moment_s, end)
     if found.broken is None and found.left != "table" and end.code != 130:
-        found = Scenario(**asdict(found) | {"broken": f"ended with code {end.code}: {end.last_line}"})
+        found = replace(found, broken=f"ended with code {end.code}: {end.last_line}")
     return found
 
 
@@ -284,7 +123,7 @@ def without_folder(job: Job, number: int, moment_s: float, *, renamed: bool) -> 
     if found.broken is None and found.left == "nothing":
         at_new_place = renamed and (moved / place.out.name).read_bytes() == job.table
         lost = None if at_new_place else f"all that was computed is lost; it said: {end.last_line}"
-        found = Scenario(**asdict(found) | {"broken": lost, "left": "table" if at_new_place else "nothing"})
+        found = replace(found, broken=lost, left="table" if at_new_place else "nothing")
     return found
 
 
@@ -301,7 +140,7 @@ def without_recordings(job: Job, number: int, moment_s: float) -> Scenario:
     if end.traceback or end.hung or (end.code == 3 and not place.report.exists()):
         return place.ended(kind, number, moment_s, end)
     if end.code == 3:
-        wrong = place._wrong(read_rows(place.out), _computed(place.report), end.code)
+        wrong = place.wrong(read_rows(place.out), computed_rows(place.report), end.code)
         return Scenario(kind, number, moment_s, end.code, "part", wrong)
     return place.ended(kind, number, moment_s, end)
 
@@ -346,9 +185,9 @@ def no_screen(job: Job, number: int) -> Scenario:
         process = subprocess.Popen(shell, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     found = place.ended("no screen", number, None, ended(process, LIMIT_S))
     if found.left != "table":
-        found = Scenario(**asdict(found) | {"broken": f"{how}: no table, code {found.code}"})
+        found = replace(found, broken=f"{how}: no table, code {found.code}")
     elif found.code:
-        found = Scenario(**asdict(found) | {"broken": f"{how}: code {found.code} though the table is whole"})
+        found = replace(found, broken=f"{how}: code {found.code} though the table is whole")
     return found
 
 
@@ -405,5 +244,5 @@ def run_scenarios(
     found: list[Scenario] = []
     for what, jobs in things.items():
         say(f"{what}: {len(jobs)}")
-        found += each(jobs, _AT_ONCE)
+        found += each(jobs, AT_ONCE)
     return found
