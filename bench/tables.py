@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bce.bench.figures import read_json
+from bce.bench.markdown import markdown
+from bce.bench.side_by_side import side_by_side
 from bce.engine.errors import OptionsError
 from bce.engine.files import write_text
 
@@ -32,14 +34,19 @@ def table(content: Json) -> list[str]:
 def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
     """Replace what is between ``<!-- KIND -->`` and ``<!-- /KIND -->`` in a document by the tables of results.
 
+    Machines stand side by side, in the order in which their results are given.
+
     Raises:
         OptionsError: a result's place is not in the document.
     """
     path = Path(document)
     text = path.read_text(encoding="utf-8")
+    by_kind: dict[str, list[Json]] = {}
     for file in results:
         content = read_json(file)
-        kind, lines = content["kind"], "\n".join(table(content))
+        by_kind.setdefault(content["kind"], []).append(content)
+    for kind, contents in by_kind.items():
+        lines = "\n".join(side_by_side(contents))
         place = re.compile(f"(<!-- {kind} -->).*?(<!-- /{kind} -->)", re.DOTALL)
         found = place.search(text)
         if found is None:
@@ -48,13 +55,6 @@ def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
         before, after = text[: found.end(1)], text[found.start(2) :]
         text = f"{before}\n{lines}\n{after}"
     write_text(path, text)
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "| --- |" + " ---: |" * (len(header) - 1)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
 
 
 def _header(content: Json) -> Iterator[str]:
@@ -93,7 +93,7 @@ def peers_tables(content: Json) -> Iterator[str]:
     )
     yield ""
     header = ("a window", "threads", "ms, median", "quartiles", "least", "x stock", "x headless", "x one thread")
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (
@@ -119,7 +119,7 @@ def peers_tables(content: Json) -> Iterator[str]:
     )
     yield ""
     ours = [row for row in content["contestants"] if "times_bound" in row]
-    yield from _markdown(
+    yield from markdown(
         ("bound, one core", "GFLOP/s", "ms", "ms, whole backbone", *(f"x bound: {row['name']}" for row in ours)),
         [
             (
@@ -145,7 +145,7 @@ def _end_to_end(content: Json) -> Iterator[str]:
     )
     yield ""
     header = ("end to end", "threads", "s, median", "quartiles", "x stock", "CPU s", "peak MB")
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (
@@ -174,7 +174,7 @@ def budget_tables(content: Json) -> Iterator[str]:
         " share of the threads' time, start-up left out."
     )
     yield ""
-    yield from _markdown(
+    yield from markdown(
         ("run", *stages),
         [
             (
@@ -191,7 +191,7 @@ def budget_tables(content: Json) -> Iterator[str]:
     header = ("run", "ms a window", "x real time", "busy threads", "peak MB", "start-up s", "minutes", "of the budget")
     yield f"Predicted for {content['files']} recordings, against a budget of {content['budget_minutes']} minutes:"
     yield ""
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (
@@ -219,7 +219,7 @@ def startup_table(content: Json) -> Iterator[str]:
         return (name, f"{entry['median']:.2f}", f"{entry['low']:.2f}-{entry['high']:.2f}", f"{entry['best']:.2f}")
 
     compiling, warm = content["compiling"], content["warm"]
-    yield from _markdown(
+    yield from markdown(
         ("start-up, s", "median", "quartiles", "least"),
         [
             row("`bce-infer --help`", content["help_s"]),
@@ -244,7 +244,7 @@ def memory_table(content: Json) -> Iterator[str]:
     )
     yield f"{content['threads']} threads, {content['precision']}; summed over children."
     yield ""
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (
