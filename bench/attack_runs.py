@@ -211,8 +211,9 @@ def run_scenarios(
         seed: of the moments.
         kills, signals, faults: how many kills, signals of each kind, and of each other fault.
     """
-    job = Job.measured(bench, "job", intact[:: max(1, len(intact) // _OF_A_JOB)][:_OF_A_JOB])
-    other = Job.measured(bench, "other", intact[1 :: max(1, len(intact) // _OF_A_JOB)][:_OF_A_JOB])
+    step = max(1, len(intact) // _OF_A_JOB)
+    job = Job.measured(bench, "job", intact[::step][:_OF_A_JOB])
+    other = Job.measured(bench, "other", intact[step // 2 :: step][1:_OF_A_JOB]) if faults else job
     say(f"an undisturbed run takes {job.seconds:.1f} s")
 
     def moments(kind: str, count: int, low: float = 0.15, high: float = 1.0) -> list[tuple[int, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bce.bench.attack_tables import attack_tables
 from bce.bench.figures import read_json
 from bce.bench.markdown import markdown
 from bce.bench.side_by_side import side_by_side
@@ -15,6 +16,8 @@ from bce.engine.errors import OptionsError
 from bce.engine.files import write_text
 
 Json = dict[str, Any]
+ATTACK = "attack"
+"""The kind of result that is no measurement: machines do not matter."""
 
 
 def table(content: Json) -> list[str]:
@@ -24,10 +27,13 @@ def table(content: Json) -> list[str]:
         "budget": budget_tables,
         "startup": startup_table,
         "memory": memory_table,
-        "attack": attack_tables,
     }
+    if content["kind"] == ATTACK:
+        return list(attack_tables(content))
     if content["kind"] not in kinds:
-        raise OptionsError(f"a result of kind '{content['kind']}' has no table: known are {', '.join(kinds)}")
+        raise OptionsError(
+            f"a result of kind '{content['kind']}' has no table: known are {', '.join([*kinds, ATTACK])}"
+        )
     return [*_header(content), "", *kinds[content["kind"]](content)]
 
 
@@ -46,7 +52,7 @@ def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
         content = read_json(file)
         by_kind.setdefault(content["kind"], []).append(content)
     for kind, contents in by_kind.items():
-        lines = "\n".join(side_by_side(contents))
+        lines = "\n".join(table(contents[-1]) if kind == ATTACK else side_by_side(contents))
         place = re.compile(f"(<!-- {kind} -->).*?(<!-- /{kind} -->)", re.DOTALL)
         found = place.search(text)
         if found is None:
@@ -259,73 +265,3 @@ def memory_table(content: Json) -> Iterator[str]:
             for row in content["runs"]
         ],
     )
-
-
-# --- the attack ----------------------------------------------------------------------------------------------------
-
-_FATES = {
-    "right": "ok, all rows right",
-    "flagged": "flagged, rows before right",
-    "failed": "failed, no rows",
-    "wrong": "ok, wrong rows",
-    "flagged wrong": "flagged, wrong rows before",
-    "displaced": "of these, rows of another time",
-    "lost": "run lost",
-    "broken": "broken promises",
-}
-
-
-def attack_tables(content: Json) -> Iterator[str]:
-    """Fates of damaged files by format and by damage, and of runs by what happened to them."""
-    counts, scenarios = content["counts"], content["scenarios"]
-    yield (
-        f"{content['files']} damaged copies of {content['intact']} recordings, seed {content['seed']}, in"
-        f" {content['wall_s'] / 60:.0f} minutes; at most {content['peak_bytes'] / 1e6:.0f} MB of memory."
-    )
-    for title, of in (("format", lambda row: row["form"]), ("damage", lambda row: row["damage"])):
-        for checked in (True, False):
-            if not (chosen := [row for row in counts if row["checked"] is checked]):
-                continue
-            yield ""
-            yield from _fates(f"{title} ({'with' if checked else 'without'} checksums)", of, chosen)
-    if scenarios:
-        yield ""
-        yield from _scenarios(scenarios)
-    broken = [row["name"] for row in content["broken"]]
-    broken += [f"{row['kind']} {row['number']}: {row['broken']}" for row in scenarios if row["broken"]]
-    if broken:
-        yield ""
-        yield f"Broken promises, the first {min(len(broken), _NAMED)} of {len(broken)}: {'; '.join(broken[:_NAMED])}."
-
-
-_NAMED = 20
-
-
-def _fates(title: str, of: Callable[[Json], str], counts: Sequence[Json]) -> Iterator[str]:
-    sums: dict[str, Json] = {}
-    for row in counts:
-        into = sums.setdefault(of(row), dict.fromkeys(("files", *_FATES), 0))
-        for name in into:
-            into[name] += row[name]
-    if len(sums) > 1:
-        sums["all"] = {name: sum(row[name] for row in sums.values()) for name in ("files", *_FATES)}
-    yield from _markdown(
-        (title, "files", *_FATES.values()),
-        [(name, *(str(row[column]) for column in ("files", *_FATES))) for name, row in sums.items()],
-    )
-
-
-def _scenarios(scenarios: Sequence[Json]) -> Iterator[str]:
-    lefts = {
-        "table": "whole table",
-        "part": "what was done",
-        "rescued": "what was done, in a named file",
-        "nothing": "nothing new, the earlier result untouched",
-    }
-    kinds = list(dict.fromkeys(row["kind"] for row in scenarios))
-    rows = []
-    for kind in kinds:
-        ours = [row for row in scenarios if row["kind"] == kind]
-        good = [row["left"] for row in ours if not row["broken"]]
-        rows.append((kind, str(len(ours)), *(str(good.count(left)) for left in lefts), str(len(ours) - len(good))))
-    yield from _markdown(("what happened", "runs", *lefts.values(), "broken promises"), rows)
