@@ -5,12 +5,15 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bce.bench.attack_files import Bench, Verdict
+from bce.bench.attack_places import Scenario
 from bce.bench.attack_recordings import (
     FORMS,
     Intact,
@@ -20,12 +23,16 @@ from bce.bench.attack_recordings import (
     write_victim,
 )
 from bce.bench.attack_runs import run_scenarios
+from bce.bench.attack_tables import FATES, LEFT
 from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, describe
 from bce.engine.errors import OptionsError
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import bundle_path
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,9 @@ def attack(options: AttackOptions, work: Work) -> dict[str, Any]:
         "files": len(victims),
         "intact": len(intact),
         "counts": counts(verdicts),
-        "scenarios": [scenario.to_json() for scenario in scenarios],
+        "runs": run_counts(scenarios),
         "broken": [verdict.to_json() for verdict in verdicts if verdict.broken],
+        "broken_runs": [scenario.to_json() for scenario in scenarios if scenario.broken],
         "wrong": [verdict.name for verdict in verdicts if verdict.wrong and not verdict.broken],
         "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
         "files_s": round(files_s, 1),
@@ -137,22 +145,39 @@ def recordings(options: AttackOptions, folder: Path, bundle: Bundle) -> tuple[li
     return list(hosts.values()), victims
 
 
-def counts(verdicts: list[Verdict]) -> list[dict[str, Any]]:
-    """How many of each fate, by format and damage."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for verdict in verdicts:
-        row = found.setdefault(
-            (verdict.form, verdict.damage),
-            {"form": verdict.form, "checked": verdict.checked, "damage": verdict.damage, "files": 0, "broken": 0}
-            | dict.fromkeys(FATES, 0)
-            | {"displaced": 0, "bloated": 0},
+def counts(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Of each format and damage: files, their fates, and the share of the intact recordings' rows that is right."""
+    found = []
+    for (form, checked, how), group in _grouped(verdicts, lambda one: (one.form, one.checked, one.damage)):
+        fates = Counter(verdict.fate for verdict in group)
+        found.append(
+            {
+                "form": form,
+                "checked": checked,
+                "damage": how,
+                "files": len(group),
+                **{fate: fates[fate] for fate in FATES},
+                "displaced": sum(verdict.displaced > 0 for verdict in group),
+                "broken": sum(verdict.broken for verdict in group),
+                "intact_rows": sum(verdict.intact_rows for verdict in group),
+                "right_rows": sum(verdict.right_rows for verdict in group),
+            }
         )
-        row["files"] += 1
-        row[verdict.fate] += 1
-        row["displaced"] += verdict.displaced > 0
-        row["bloated"] += verdict.bloated
-        row["broken"] += verdict.broken
-    return list(found.values())
+    return found
 
 
-FATES = ("right", "flagged", "failed", "wrong", "flagged wrong", "lost")
+def run_counts(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    """Of each thing that happened to runs: how many, what they left where all promises held, and where not."""
+    found = []
+    for kind, group in _grouped(scenarios, lambda one: one.kind):
+        left = Counter(scenario.left for scenario in group if not scenario.broken)
+        broken = sum(scenario.broken is not None for scenario in group)
+        found.append({"kind": kind, "runs": len(group), **{name: left[name] for name in LEFT}, "broken": broken})
+    return found
+
+
+def _grouped(items: Sequence[Item], key: Callable[[Item], Key]) -> Iterator[tuple[Key, list[Item]]]:
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    yield from groups.items()

@@ -46,6 +46,7 @@ class Verdict:
             reported, no row computed; "wrong": ok with wrong rows; "flagged wrong": reported, but with wrong rows
             before the reported end; "lost": the run died of it.
         status, reason: of the report.
+        intact_rows: rows of the intact recording.
         rows: rows of the table.
         computed: of them, rows that are not filled.
         wrong: of these, positions of rows that differ from the intact recording's, that it has not, or, where the
@@ -61,11 +62,17 @@ class Verdict:
     fate: str
     status: str = ""
     reason: str | None = None
+    intact_rows: int = 0
     rows: int = 0
     computed: int = 0
     wrong: tuple[int, ...] = ()
     displaced: int = 0
     bloated: bool = False
+
+    @property
+    def right_rows(self) -> int:
+        """Rows that were computed and are right."""
+        return self.computed - sum(row < self.computed for row in self.wrong)
 
     @property
     def broken(self) -> bool:
@@ -222,6 +229,7 @@ class Bench:
             fate=_fate(status, computed, wrong),
             status=status,
             reason=entry["reason"],
+            intact_rows=len(truth),
             rows=total,
             computed=computed,
             wrong=wrong,

@@ -91,7 +91,7 @@ def full_disk(job: Job, number: int, share: float) -> Scenario:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     end = ended(process, LIMIT_S)
     shutil.rmtree(place.folder)
-    kept.rename(place.folder)
+    shutil.move(kept, place.folder)
     return place.followed(place.ended("disk full", number, None, end))
 
 
@@ -115,7 +115,7 @@ def without_folder(job: Job, number: int, moment_s: float, *, renamed: bool) -> 
     process = place.start()
     time.sleep(moment_s)
     moved = place.folder.with_suffix(".moved")
-    os.replace(place.folder, moved)
+    shutil.move(place.folder, moved)
     if not renamed:
         shutil.rmtree(moved)
     end = ended(process, LIMIT_S)

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
 
-from bce.bench.attack import AttackOptions, attack, counts
+from bce.bench.attack import AttackOptions, attack, counts, run_counts
 from bce.bench.attack_files import Bench, Verdict
 from bce.bench.attack_places import PREVIOUS, Job, Place, Scenario
 from bce.bench.attack_process import Ended, read_rows
@@ -137,7 +137,7 @@ def test_a_small_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     found = attack(options, Work(tmp_path / "work"))
     assert (found["kind"], found["files"], sum(row["files"] for row in found["counts"])) == ("attack", 5, 5)
     assert [row["name"] for row in found["broken"] if row["fate"] == "lost"] == []
-    assert [(row["kind"], row["broken"]) for row in found["scenarios"]] == [("kill -9", None)]
+    assert found["broken_runs"] == []
     assert "| kill -9 | 1 |" in "\n".join(attack_tables(found))
     assert list((tmp_path / "work").iterdir()) == []  # it cleans up
 
@@ -153,17 +153,16 @@ def test_a_wrong_pattern_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_counts_and_tables() -> None:
     verdicts = [
-        Verdict("a", "cut", "flac", True, "flagged"),
-        Verdict("b", "cut", "flac", True, "wrong", wrong=(1,), displaced=1),
+        Verdict("a", "cut", "flac", True, "flagged", intact_rows=6, rows=6, computed=4),
+        Verdict("b", "cut", "flac", True, "wrong", "ok", None, 6, 6, 6, wrong=(1,), displaced=1),
         Verdict("c", "cut", "wav", False, "lost", reason="hangs"),
     ]
+    scenarios = [Scenario("SIGHUP", 0, 1.0, -1, broken="died"), Scenario("SIGHUP", 1, 1.0, 130)]
     content = {
         "counts": counts(verdicts),
-        "scenarios": [
-            Scenario("SIGHUP", 0, 1.0, -1, broken="died").to_json(),
-            Scenario("SIGHUP", 1, 1.0, 130).to_json(),
-        ],
+        "runs": run_counts(scenarios),
         "broken": [verdict.to_json() for verdict in verdicts if verdict.broken],
+        "broken_runs": [scenario.to_json() for scenario in scenarios if scenario.broken],
         "machine": {"versions": {"bce": "1", "libsndfile": "2"}, "cpus": 2},
         "files": 3,
         "intact": 1,
@@ -172,10 +171,10 @@ def test_counts_and_tables() -> None:
         "peak_bytes": 1,
     }
     text = "\n".join(attack_tables(content))
-    assert "| flac | 2 | 0 | 1 | 0 | 1 | 0 | 1 | 0 | 1 |" in text
-    assert "| wav | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 1 | 1 |" in text
+    assert "| flac | 2 | 0 | 1 | 0 | 1 | 0 | 0 | 1 | 1 | 75% |" in text
+    assert "| wav | 1 | 0 | 0 | 0 | 0 | 0 | 1 | 0 | 1 |  |" in text
     assert "| SIGHUP | 2 | 0 | 0 | 0 | 1 | 1 |" in text
-    assert text.endswith("Broken promises, the first 3 of 3: b; c (hangs); SIGHUP 0 (died).")
+    assert text.endswith("Broken promises, the first 3 of 3: b (ok); c (hangs); SIGHUP 0 (died).")
 
 
 def test_the_page_is_what_its_result_says(tmp_path: Path) -> None:
