@@ -114,16 +114,17 @@ def without_folder(job: Job, number: int, moment_s: float, *, renamed: bool) -> 
     place = Place(job, f"{kind.replace(' ', '_')}_{number}")
     process = place.start()
     time.sleep(moment_s)
+    done = place.out.read_bytes() == job.table
     moved = place.folder.with_suffix(".moved")
     shutil.move(place.folder, moved)
     if not renamed:
         shutil.rmtree(moved)
     end = ended(process, LIMIT_S)
+    if done or (renamed and (moved / place.out.name).read_bytes() == job.table):
+        return Scenario(kind, number, moment_s, end.code, "table")
     found = place.ended(kind, number, moment_s, end)
     if found.broken is None and found.left == "nothing":
-        at_new_place = renamed and (moved / place.out.name).read_bytes() == job.table
-        lost = None if at_new_place else f"all that was computed is lost; it said: {end.last_line}"
-        found = replace(found, broken=lost, left="table" if at_new_place else "nothing")
+        found = replace(found, broken=f"all that was computed is lost; it said: {end.last_line}")
     return found
 
 

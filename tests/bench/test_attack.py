@@ -61,7 +61,7 @@ def test_rows_are_right_or_wrong(tmp_path: Path) -> None:
     assert verdict(tmp_path, off, "failed", filled=6).fate == "failed"
     assert verdict(tmp_path, TRUTH[:4]).wrong == (4, 5)
     assert verdict(tmp_path, TRUTH[:4], "short_read").fate == "flagged"
-    assert verdict(tmp_path, np.zeros((25, 2)), "failed", filled=25).broken
+    assert verdict(tmp_path, np.zeros((61, 2)), "failed", filled=61).broken
 
 
 def test_the_row_of_the_end_is_judged_apart(tmp_path: Path) -> None:
