@@ -197,13 +197,3 @@ def test_a_command_line_parses_before_it_loads(module: str) -> None:
         f"import {module} as cli\ntry:\n    cli.main(['--help'])\nexcept SystemExit as exit:\n    assert exit.code == 0"
     )
     assert not modules & (HEAVY | {"numpy", "onnxruntime", "numba", "pyarrow"})
-
-
-def test_the_face_of_the_engine() -> None:
-    import bce.engine
-
-    for name in bce.engine.__all__:
-        assert getattr(bce.engine, name).__name__ == name
-    assert set(dir(bce.engine)) == set(bce.engine.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = bce.engine.nonsense

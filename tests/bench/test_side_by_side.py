@@ -38,6 +38,32 @@ def test_the_page_stays_short() -> None:
     assert len(PAGE.read_text(encoding="utf-8").split()) < 1500
 
 
+def test_the_readme_says_the_same() -> None:
+    """Its table has two threads: stock, and how many times faster fp32 and int8 are, of each machine."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    windows, programs, minutes = (
+        ["a window"],
+        ["six one-minute files to `submission.csv`, five shifts"],
+        ["600 such files"],
+    )
+    for folder in FOLDERS:
+        peers, budget = (read_json(folder / f"{kind}.json") for kind in ("peers", "budget"))
+        for row, rows, unit in (
+            (windows, peers["contestants"], "ms"),
+            (programs, peers["end_to_end"]["programs"], "s"),
+        ):
+            of_name = {
+                one["name"].removeprefix("bce-infer ").removeprefix("bce "): one for one in rows if one["threads"] == 2
+            }
+            stock = of_name.get("stock graph, ONNX Runtime") or of_name["stock script"]
+            row.append(f"{stock['figure']['median']:.1f} {unit}")
+            row += [f"{of_name[name]['times_stock']['median']:.1f}x" for name in ("fp32", "int8")]
+        minutes += ["", *(f"{run['minutes']:.1f} min" for run in budget["runs"] if run["shifts"] == 5)]
+    shown = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    for row in (windows, programs, minutes):
+        assert row in shown
+
+
 def test_every_machine_and_thread_has_its_figure() -> None:
     both = [read_json(folder / "peers.json") for folder in FOLDERS]
     lines = side_by_side(both)
