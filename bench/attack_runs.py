@@ -19,7 +19,7 @@ from bce.bench.attack_process import Ended, computed_rows, each, ended, read_row
 from bce.bench.attack_recordings import Intact, rng_of
 from bce.bench.processes import infer_command
 
-_OF_A_JOB = 12
+_OF_A_JOB = 8
 
 
 def _moments(bench_seed: int, kind: str, count: int, job: Job, shares: tuple[float, float]) -> Iterator[float]:
