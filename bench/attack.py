@@ -108,7 +108,6 @@ def attack(options: AttackOptions, work: Work) -> dict[str, Any]:
         "runs": run_counts(scenarios),
         "broken": [verdict.to_json() for verdict in verdicts if verdict.broken],
         "broken_runs": [scenario.to_json() for scenario in scenarios if scenario.broken],
-        "wrong": [verdict.name for verdict in verdicts if verdict.wrong and not verdict.broken],
         "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
         "files_s": round(files_s, 1),
         "wall_s": round(time.monotonic() - began, 1),

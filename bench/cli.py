@@ -44,9 +44,11 @@ def _command(commands: Any, name: str, measure: Measure, about: str) -> argparse
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=f"Measure {about}.")
     command.set_defaults(command_function=measure)
     add = command.add_argument
-    if name != "attack":  # any bundle will do: it is not about time
+    if name == "attack":  # any bundle will do: it is not about time
+        add("--bundle", type=Path, help="a bundle with a head (default: the embedded demo model)")
+    else:
         add("--perch", type=Path, metavar="FILE", help="the published ONNX file (default: a stand-in)")
-    add("--bundle", type=Path, help="a bundle with a head (default: made from the model file)")
+        add("--bundle", type=Path, help="a bundle with a head (default: made from the model file)")
     add("--out", type=Path, metavar="JSON", help=f"results (default: {name}.json in the work folder)")
     add("--work", type=Path, default=WORK, metavar="DIR", help="where things are made and kept (default: %(default)s)")
     flags.add_quiet(command, "no progress")
