@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bce.bench.attack_tables import attack_tables
 from bce.bench.figures import read_json
 from bce.bench.markdown import markdown
 from bce.bench.side_by_side import side_by_side
@@ -15,6 +16,8 @@ from bce.engine.errors import OptionsError
 from bce.engine.files import write_text
 
 Json = dict[str, Any]
+ATTACK = "attack"
+"""The kind of result that is no measurement: machines do not matter."""
 
 
 def table(content: Json) -> list[str]:
@@ -25,8 +28,12 @@ def table(content: Json) -> list[str]:
         "startup": startup_table,
         "memory": memory_table,
     }
+    if content["kind"] == ATTACK:
+        return list(attack_tables(content))
     if content["kind"] not in kinds:
-        raise OptionsError(f"a result of kind '{content['kind']}' has no table: known are {', '.join(kinds)}")
+        raise OptionsError(
+            f"a result of kind '{content['kind']}' has no table: known are {', '.join([*kinds, ATTACK])}"
+        )
     return [*_header(content), "", *kinds[content["kind"]](content)]
 
 
@@ -45,7 +52,7 @@ def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
         content = read_json(file)
         by_kind.setdefault(content["kind"], []).append(content)
     for kind, contents in by_kind.items():
-        lines = "\n".join(side_by_side(contents))
+        lines = "\n".join(table(contents[-1]) if kind == ATTACK else side_by_side(contents))
         place = re.compile(f"(<!-- {kind} -->).*?(<!-- /{kind} -->)", re.DOTALL)
         found = place.search(text)
         if found is None:
