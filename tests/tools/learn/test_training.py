@@ -193,7 +193,7 @@ def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, caps
                                                   test_soundscapes=0, duration_s=20, jobs=1))  # fmt: skip
     arguments = ["train", str(tmp_path / "data"), "--bundle", str(DEFAULT_BUNDLE), "--cache", str(tmp_path / "cache"),
                  "--out", str(tmp_path / "out"), "--d", "16", "--ffn", "16", "--folds", "3", "--epochs", "8", "--batch",
-                 "32", "--learning-rate", "0.005", "--score-shifts", "3", "--threads", "1", "--quiet"]  # fmt: skip
+                 "32", "--learning-rate", "0.005", "--score-shifts", "0,1", "--threads", "1", "--quiet"]  # fmt: skip
     assert cli.main(arguments) == 0
     assert "Out of fold minus held-out site" in capsys.readouterr().out
     folds = [load_checkpoint(path) for path in sorted((tmp_path / "out").glob("fold_*.safetensors"))]
