@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     startup = _command(commands, "startup", _startup, "seconds until bce-infer answers, and until its first window")
     startup.add_argument("--repeats", type=int, default=7, metavar="R", help="(default: %(default)s)")
     _add_memory(_command(commands, "memory", _memory, "resident memory over many recordings and over a very long one"))
+    _add_attack(_command(commands, "attack", _attack, "what damaged recordings, kills and full disks do to a run"))
     table = commands.add_parser("table", help="markdown tables of results")
     table.add_argument("results", nargs="+", type=Path, metavar="FILE.json")
     table.add_argument("--into", type=Path, metavar="DOCUMENT", help="put them into their places in a document")
@@ -43,8 +44,11 @@ def _command(commands: Any, name: str, measure: Measure, about: str) -> argparse
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=f"Measure {about}.")
     command.set_defaults(command_function=measure)
     add = command.add_argument
-    add("--perch", type=Path, metavar="FILE", help="the published ONNX file (default: a stand-in)")
-    add("--bundle", type=Path, help="a bundle with a head (default: made from the model file)")
+    if name == "attack":  # any bundle will do: it is not about time
+        add("--bundle", type=Path, help="a bundle with a head (default: the embedded demo model)")
+    else:
+        add("--perch", type=Path, metavar="FILE", help="the published ONNX file (default: a stand-in)")
+        add("--bundle", type=Path, help="a bundle with a head (default: made from the model file)")
     add("--out", type=Path, metavar="JSON", help=f"results (default: {name}.json in the work folder)")
     add("--work", type=Path, default=WORK, metavar="DIR", help="where things are made and kept (default: %(default)s)")
     flags.add_quiet(command, "no progress")
@@ -91,6 +95,15 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
     add("--shifts", type=int, default=5, choices=(1, 3, 5), help="of the one-minute recordings (default: %(default)s)")
     add("--long-shifts", type=int, default=1, choices=(1, 3, 5), help="of the long one (default: %(default)s)")
     add("--precision", default="fp32", help="(default: %(default)s)")
+
+
+def _add_attack(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--seed", type=int, default=1, metavar="N", help="of all that is random (default: %(default)s)")
+    add("--quick", action="store_true", help="some forty files and a few runs: half a minute")
+    add("--only", metavar="PATTERN", help="damaged files of these names alone, such as 'vorbis-cut-*', no kills")
+    add("--keep", type=Path, metavar="DIR", help="leave the recordings in this new folder")
+    add("--threads", type=int, default=2, metavar="N", help="of a run over damaged files (default: %(default)s)")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -193,6 +206,14 @@ def _memory(args: argparse.Namespace, work: Any) -> dict[str, Any]:
         precision=args.precision,
     )
     return memory(options, work)
+
+
+def _attack(args: argparse.Namespace, work: Any) -> dict[str, Any]:
+    from bce.bench.attack import AttackOptions, attack
+
+    make = AttackOptions.quick if args.quick else AttackOptions
+    options = make(given_bundle=args.bundle, seed=args.seed, only=args.only, keep=args.keep, threads=args.threads)
+    return attack(options, work)
 
 
 if __name__ == "__main__":

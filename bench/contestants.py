@@ -16,7 +16,7 @@ from bce.engine.errors import AudioError, BceError, OptionsError
 from bce.engine.geometry import ChunkGrid, WindowPlan, WindowSpec, plan_windows
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.model import Model
-from bce.engine.network.openvino_backbone import OpenVinoBackbone
+from bce.engine.network.openvino_backbone import OpenVinoBackbone, load_openvino
 from bce.engine.network.runtimes import OnnxRuntimeBackbone
 from bce.engine.network.sessions import open_stock
 from bce.engine.recording import Recording
@@ -157,10 +157,9 @@ def openvino(
         NotHere: it is not installed, or it cannot compile the graph.
     """
     try:
-        import openvino as ov
-    except ImportError:
+        core = load_openvino().Core()
+    except OptionsError:
         raise NotHere("openvino is not installed") from None
-    core = ov.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     try:
         request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()

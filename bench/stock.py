@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import soundfile
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when it is imported
+
+import onnxruntime as ort
 
 SAMPLE_RATE, WINDOW_S = 32_000, 5
 WINDOW = SAMPLE_RATE * WINDOW_S

@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bce.bench.attack_tables import attack_tables
 from bce.bench.figures import read_json
+from bce.bench.markdown import markdown
+from bce.bench.side_by_side import side_by_side
 from bce.engine.errors import OptionsError
 from bce.engine.files import write_text
 
 Json = dict[str, Any]
+ATTACK = "attack"
+"""The kind of result that is no measurement: machines do not matter."""
 
 
 def table(content: Json) -> list[str]:
@@ -23,22 +28,31 @@ def table(content: Json) -> list[str]:
         "startup": startup_table,
         "memory": memory_table,
     }
+    if content["kind"] == ATTACK:
+        return list(attack_tables(content))
     if content["kind"] not in kinds:
-        raise OptionsError(f"a result of kind '{content['kind']}' has no table: known are {', '.join(kinds)}")
+        raise OptionsError(
+            f"a result of kind '{content['kind']}' has no table: known are {', '.join([*kinds, ATTACK])}"
+        )
     return [*_header(content), "", *kinds[content["kind"]](content)]
 
 
 def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
     """Replace what is between ``<!-- KIND -->`` and ``<!-- /KIND -->`` in a document by the tables of results.
 
+    Machines stand side by side, in the order in which their results are given.
+
     Raises:
         OptionsError: a result's place is not in the document.
     """
     path = Path(document)
     text = path.read_text(encoding="utf-8")
+    by_kind: dict[str, list[Json]] = {}
     for file in results:
         content = read_json(file)
-        kind, lines = content["kind"], "\n".join(table(content))
+        by_kind.setdefault(content["kind"], []).append(content)
+    for kind, contents in by_kind.items():
+        lines = "\n".join(table(contents[-1]) if kind == ATTACK else side_by_side(contents))
         place = re.compile(f"(<!-- {kind} -->).*?(<!-- /{kind} -->)", re.DOTALL)
         found = place.search(text)
         if found is None:
@@ -47,13 +61,6 @@ def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
         before, after = text[: found.end(1)], text[found.start(2) :]
         text = f"{before}\n{lines}\n{after}"
     write_text(path, text)
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "| --- |" + " ---: |" * (len(header) - 1)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
 
 
 def _header(content: Json) -> Iterator[str]:
@@ -92,7 +99,7 @@ def peers_tables(content: Json) -> Iterator[str]:
     )
     yield ""
     header = ("a window", "threads", "ms, median", "quartiles", "least", "x stock", "x headless", "x one thread")
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (
@@ -118,7 +125,7 @@ def peers_tables(content: Json) -> Iterator[str]:
     )
     yield ""
     ours = [row for row in content["contestants"] if "times_bound" in row]
-    yield from _markdown(
+    yield from markdown(
         ("bound, one core", "GFLOP/s", "ms", "ms, whole backbone", *(f"x bound: {row['name']}" for row in ours)),
         [
             (
@@ -144,7 +151,7 @@ def _end_to_end(content: Json) -> Iterator[str]:
     )
     yield ""
     header = ("end to end", "threads", "s, median", "quartiles", "x stock", "CPU s", "peak MB")
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (
@@ -173,7 +180,7 @@ def budget_tables(content: Json) -> Iterator[str]:
         " share of the threads' time, start-up left out."
     )
     yield ""
-    yield from _markdown(
+    yield from markdown(
         ("run", *stages),
         [
             (
@@ -190,7 +197,7 @@ def budget_tables(content: Json) -> Iterator[str]:
     header = ("run", "ms a window", "x real time", "busy threads", "peak MB", "start-up s", "minutes", "of the budget")
     yield f"Predicted for {content['files']} recordings, against a budget of {content['budget_minutes']} minutes:"
     yield ""
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (
@@ -218,7 +225,7 @@ def startup_table(content: Json) -> Iterator[str]:
         return (name, f"{entry['median']:.2f}", f"{entry['low']:.2f}-{entry['high']:.2f}", f"{entry['best']:.2f}")
 
     compiling, warm = content["compiling"], content["warm"]
-    yield from _markdown(
+    yield from markdown(
         ("start-up, s", "median", "quartiles", "least"),
         [
             row("`bce-infer --help`", content["help_s"]),
@@ -243,7 +250,7 @@ def memory_table(content: Json) -> Iterator[str]:
     )
     yield f"{content['threads']} threads, {content['precision']}; summed over children."
     yield ""
-    yield from _markdown(
+    yield from markdown(
         header,
         [
             (

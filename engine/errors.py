@@ -7,6 +7,31 @@ command line can print one line: ``<path>: <reason>``. Library code raises; only
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections.abc import Mapping
+
+MOST_SHOWN = 80
+"""Characters of a value of unknown origin in a message."""
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text holds what no name has: control characters, separators of lines, or halves of characters."""
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+
+
+def one_line(text: str, most: int = MOST_SHOWN) -> str:
+    """A text of unknown origin as a message names it: what cannot be printed is escaped, what is long is cut."""
+    short = text if len(text) <= most else text[:most] + "..."
+    return short if short.isprintable() else repr(short)[1:-1]
+
+
+def shown(value: object) -> str:
+    """A value of unknown origin for a message: texts in quotes, lists and objects by their kind only."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return f"'{one_line(value)}'" if isinstance(value, str) else one_line(repr(value))
 
 
 class BceError(Exception):
@@ -33,6 +58,10 @@ class BundleError(BceError):
 
 class TableError(BceError):
     """A table (taxonomy, labels, scores, priors, sample submission) is not what it should be."""
+
+
+class RunError(BceError):
+    """A run broke off after it had begun. No output was written; what stood at their places is as it was."""
 
 
 class OptionsError(BceError):

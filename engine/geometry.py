@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.errors import OptionsError
+from bce.engine.errors import OptionsError, shown
 
 SHIFT_STEP_S = 0.01
 """Shifts and windows start on a grid of 10 ms, on which frontends share frames."""
@@ -22,8 +23,10 @@ MIN_TAIL_S = 1.0
 """A tail of a recording that is shorter than this makes no chunk."""
 RESOLUTION_S = 5e-6
 """Durations are taken to this: they are quotients of frames and rates, not exact."""
+MOST_WINDOW_SAMPLES = 1 << 24
+"""Of a window: minutes at any rate. An audio block of a dozen windows still fits into memory."""
 MOST_SAMPLES = 1 << 31
-"""Of a window or a chunk: fewer than half a day at 48 kHz, and what an index of 32 bits can hold."""
+"""Of a chunk: fewer than half a day at 48 kHz, and what an index of 32 bits can hold."""
 
 SHIFT_SETS: dict[int, tuple[float, ...]] = {1: (0.0,), 3: (-1.0, 0.0, 1.0), 5: (-2.0, -1.0, 0.0, 1.0, 2.0)}
 
@@ -37,7 +40,7 @@ class WindowSpec:
         window_s: length in seconds, a whole number of samples.
 
     Raises:
-        OptionsError: a value is not above 0, or the window is not a whole number of samples.
+        OptionsError: a value is not above 0, or the window is not a whole number of samples, or more than 2^24.
     """
 
     sample_rate: int
@@ -46,7 +49,8 @@ class WindowSpec:
     def __post_init__(self) -> None:
         if not self.sample_rate > 0:
             raise OptionsError(f"sample rate is {self.sample_rate} Hz, it must be above 0")
-        _whole_samples("windows", self.window_s, self.sample_rate)
+        if _whole_samples("windows", self.window_s, self.sample_rate) > MOST_WINDOW_SAMPLES:
+            raise OptionsError(f"windows of {self.window_s:g} s have more than {MOST_WINDOW_SAMPLES} samples")
 
     @property
     def samples(self) -> int:
@@ -131,14 +135,16 @@ def check_shifts(shifts_s: Sequence[float]) -> tuple[float, ...]:
     """
     if not shifts_s:
         raise OptionsError("shifts: at least one is needed; 0 is the chunk itself")
-    exact: list[float] = []
+    exact: dict[float, None] = {}
     for shift in shifts_s:
+        if not isinstance(shift, Real):
+            raise OptionsError(f"shift {shown(shift)} is not a number of seconds")
         steps = round(shift / SHIFT_STEP_S) if math.isfinite(shift / SHIFT_STEP_S) else 0
         if not math.isclose(steps * SHIFT_STEP_S, shift, abs_tol=1e-9):
             raise OptionsError(f"shift {shift:g} s is not a multiple of {SHIFT_STEP_S} s")
         if steps / 100 in exact:
             raise OptionsError(f"shift {shift:g} s is given twice")
-        exact.append(steps / 100)
+        exact[steps / 100] = None
     return tuple(exact)
 
 

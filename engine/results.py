@@ -75,6 +75,7 @@ class Outcome:
         source_rate: sample rate of the file in Hz; None when it cannot be opened.
         promised_s: duration by the header; None when it cannot be opened.
         delivered_s: duration as decoded.
+        notes: what is worth knowing of the file and no error, one line each.
         windows: how many windows went through the network.
         seconds: where the time went.
     """
@@ -87,6 +88,7 @@ class Outcome:
     source_rate: int | None = None
     promised_s: float | None = None
     delivered_s: float = 0.0
+    notes: tuple[str, ...] = ()
     windows: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
 

@@ -1,13 +1,12 @@
 """The classes of a bundle and the groups they form: BirdCLEF's ``taxonomy.csv``, read, checked and written.
 
-One row is one class, in output order. ``primary_label`` and ``scientific_name`` are needed; ``class_name`` and a family
-column serve smoothing where they are there, and every other column is kept as it is.
+One row is one class, in output order. ``primary_label`` and ``scientific_name`` are needed; columns of
+:data:`LEVEL_COLUMNS` serve smoothing and exports where they are there, and every other column is kept as it is.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from bce.engine.errors import TableError
+from bce.engine.csv_files import read_rows
+from bce.engine.errors import TableError, has_controls, one_line, shown
 from bce.engine.files import beside
 
 if TYPE_CHECKING:
@@ -53,13 +53,7 @@ class Taxonomy:
             TableError: the file is missing, is not a table, lacks a column, has no rows, or names a class twice.
         """
         file = Path(path)
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise TableError(f"cannot be read ({error.strerror})", file) from None
-        except UnicodeDecodeError:
-            raise TableError("is not UTF-8 text: expected a taxonomy as CSV", file) from None
-        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+        rows = read_rows(file, "a taxonomy")
         if not rows:
             raise TableError("is empty: expected a taxonomy with a header and one row per class", file)
         header, body = rows[0], rows[1:]
@@ -84,7 +78,7 @@ class Taxonomy:
         """
         for needed in (LABEL, SCIENTIFIC_NAME):
             if needed not in columns:
-                raise TableError(f"has no column '{needed}', it has {', '.join(columns)}", path)
+                raise TableError(f"has no column '{needed}', it has {one_line(', '.join(columns))}", path)
         labels = columns[LABEL]
         if not labels:
             raise TableError("has no classes: expected one row per class", path)
@@ -94,8 +88,10 @@ class Taxonomy:
         for number, label in enumerate(labels, start=1):
             if not label:
                 raise TableError(f"row {number} has an empty {LABEL}", path)
+            if has_controls(label):
+                raise TableError(f"row {number} has a control character in its {LABEL}: {shown(label)}", path)
             if label in seen:
-                raise TableError(f"names the class '{label}' twice", path)
+                raise TableError(f"names the class '{one_line(label)}' twice", path)
             seen.add(label)
         return cls({name: tuple(column) for name, column in columns.items()}, None if path is None else Path(path))
 
@@ -112,7 +108,7 @@ class Taxonomy:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The taxon class of each class (Aves, Amphibia, ...); empty strings where the table does not say."""
-        return self.columns.get("class_name") or ("",) * len(self)
+        return self._column("class") or ("",) * len(self)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -129,7 +125,7 @@ class Taxonomy:
 
     def has_level(self, level: Level) -> bool:
         """Whether the table knows the groups of a level. Genera are always known, from the scientific names."""
-        return level == "genus" or any(name in self.columns for name in LEVEL_COLUMNS[level])
+        return level == "genus" or self._column(level) is not None
 
     def group_names(self, level: Level) -> tuple[str, ...]:
         """The name of each class' group at a level: its genus, family or taxon class.
@@ -140,12 +136,16 @@ class Taxonomy:
         Raises:
             TableError: the table has no column for the level.
         """
-        for name in LEVEL_COLUMNS[level]:
-            if name in self.columns:
-                return self.columns[name]
+        column = self._column(level)
+        if column is not None:
+            return column
         if level == "genus":
             return tuple(name.split()[0] if name.strip() else "" for name in self.scientific_names)
         raise TableError(f"has no column '{LEVEL_COLUMNS[level][0]}', which the level '{level}' needs", self.path)
+
+    def _column(self, level: Level) -> tuple[str, ...] | None:
+        """What the table says of a level: its first column that has one of the level's names."""
+        return next((self.columns[name] for name in LEVEL_COLUMNS[level] if name in self.columns), None)
 
     def groups(self, level: Level, exclude: Collection[str] = ()) -> NDArray[np.int32]:
         """Group ids of a level, for smoothing.
@@ -177,7 +177,7 @@ class Taxonomy:
         """
         for label in labels:
             if label not in self.index:
-                raise TableError(f"lacks the class '{label}'", self.path)
+                raise TableError(f"lacks the class '{one_line(label)}'", self.path)
         rows = [self.index[label] for label in labels]
         return type(self)({name: tuple(column[r] for r in rows) for name, column in self.columns.items()}, self.path)
 

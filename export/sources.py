@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -57,7 +58,7 @@ class Source(Generic[W]):
 
     Attributes:
         path: the file or folder.
-        sha256: of the file; of the list of its files for a folder.
+        sha256: of the file; of the list of its files where there are several, see :func:`digest_of`.
         form: "onnx", "saved_model", "tflite", ...
         licence: that of the published file where it is one, else what the file says, else "unknown".
         notice: what the file wants to be shown wherever its scores are; empty otherwise.
@@ -95,3 +96,15 @@ class Source(Generic[W]):
 def redistribution(licence: str) -> bool | None:
     """Whether a licence lets a bundle be passed on; None for one that is not known here."""
     return True if licence in PERMISSIVE else None
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """One SHA-256 for files: a single one's own, else that of the lines ``sha256sum`` prints for them, sorted by name.
+
+    Args:
+        files: the SHA-256 of each file by its name.
+    """
+    if len(files) == 1:
+        return next(iter(files.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

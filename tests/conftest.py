@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+# tests look at graphs with ONNX Runtime itself, which bce imports in one room that sets this
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # what CI says of a commit must not depend on the day: there the examples are the same every time
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

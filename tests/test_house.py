@@ -124,6 +124,7 @@ def test_files_have_one_reason_to_change() -> None:
 # what only one room may do or know ------------------------------------------------------------------------------------
 
 PERCH_ROOMS = ("engine/frontends/perch.py", "engine/frontends/melbank.py", "export/perch/", "bench/stock.py")
+SILENCED = ("engine/network/onnx_runtime.py", "bench/stock.py")
 SYNTHETIC_ROOM = ("tools/data/synth/",)
 
 
@@ -131,6 +132,8 @@ SYNTHETIC_ROOM = ("tools/data/synth/",)
     ("pattern", "rooms"),
     [
         (r"\bInferenceSession\(", ("engine/network/sessions.py", "bench/stock.py")),
+        (r"\b(import|from) onnxruntime\b", SILENCED),
+        (r"\b(import|from) openvino\b", ("engine/network/openvino_backbone.py",)),
         (r"\bos\.(replace|rename)\(|\.rename\(|\.part(ial)?\b[^\w(]*[\"'{-]", ("engine/files.py",)),
         (r"\bos\.walk\(|\.rglob\(|glob\([\"'](\*\*?/|\*\.(wav|ogg|flac))", ("engine/audio/recordings.py",)),
         (r"except KeyboardInterrupt", ("engine/commands/main.py",)),
@@ -140,7 +143,15 @@ SYNTHETIC_ROOM = ("tools/data/synth/",)
             (*PERCH_ROOMS, *SYNTHETIC_ROOM),
         ),
     ],
-    ids=["opening ONNX Runtime", "beside and rename", "walking folders", "interrupts", "a family's geometry"],
+    ids=[
+        "opening ONNX Runtime",
+        "importing ONNX Runtime",
+        "importing OpenVINO",
+        "beside and rename",
+        "walking folders",
+        "interrupts",
+        "a family's geometry",
+    ],
 )
 def test_only_its_own_room_does_or_knows_it(pattern: str, rooms: tuple[str, ...]) -> None:
     assert all((ROOT / room).exists() for room in rooms)
@@ -152,6 +163,12 @@ def test_only_its_own_room_does_or_knows_it(pattern: str, rooms: tuple[str, ...]
         if re.search(pattern, line)
     ]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", SILENCED)
+def test_onnx_runtime_is_silenced_before_it_is_imported(path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert 0 < text.find('os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")') < text.index("import onnxruntime")
 
 
 def test_the_plan_of_the_house_names_what_is_there() -> None:
@@ -197,13 +214,3 @@ def test_a_command_line_parses_before_it_loads(module: str) -> None:
         f"import {module} as cli\ntry:\n    cli.main(['--help'])\nexcept SystemExit as exit:\n    assert exit.code == 0"
     )
     assert not modules & (HEAVY | {"numpy", "onnxruntime", "numba", "pyarrow"})
-
-
-def test_the_face_of_the_engine() -> None:
-    import bce.engine
-
-    for name in bce.engine.__all__:
-        assert getattr(bce.engine, name).__name__ == name
-    assert set(dir(bce.engine)) == set(bce.engine.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = bce.engine.nonsense

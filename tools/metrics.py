@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from bce.engine.errors import TableError
+from bce.engine.jit import kernel
 
 DECIMALS = 6
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _weighted_auc(order, last_of_tie, present, weight, out):  # type: ignore[no-untyped-def]
     """AUC of each class with rows counted ``weight`` times; NaN without positives or negatives."""
     classes, rows = order.shape

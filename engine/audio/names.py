@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
 from bce.engine.errors import OptionsError
-from bce.engine.recording import Recording
+from bce.engine.recording import Recording, as_text
+
+MATCHING_S = 10.0
+"""So long a pattern may take for all names of a run; a healthy one reads a hundred thousand in a tenth of it."""
+MOST_DIGITS = 18
+"""A longer number is none that a recorder counts: it is not read as one."""
+_TRIAL = """
+import json, re, sys
+pattern, stems = json.load(sys.stdin)
+search = re.compile(pattern).search
+for stem in stems:
+    search(stem)
+"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class NameRule:
     def __post_init__(self) -> None:
         try:
             names = set(self._regex.groupindex)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise OptionsError(f"name pattern '{self.pattern}' is not a regular expression: {error}") from None
         if not names or not names <= set(self.GROUPS):
             raise OptionsError(
@@ -49,15 +65,44 @@ class NameRule:
     def _regex(self) -> re.Pattern[str]:
         return re.compile(self.pattern)
 
+    def read_all(self, paths: Iterable[Path]) -> list[Recording]:
+        """The recordings of many names, in their order.
+
+        Python's regular expressions know no time limit, and a pattern such as ``(a+)+$`` takes for ever on some names:
+        another process tries it on all of them first. The house's own pattern needs no trial.
+
+        Raises:
+            OptionsError: the pattern takes more than :data:`MATCHING_S` seconds on these names.
+        """
+        paths = list(paths)
+        if paths and self.pattern != BIRDCLEF.pattern:
+            self._try(sorted({as_text(path.stem) for path in paths}))
+        return [self.read(path) for path in paths]
+
+    def _try(self, stems: list[str]) -> None:
+        asked = json.dumps([self.pattern, stems]).encode()
+        try:
+            command = [sys.executable, "-I", "-S", "-c", _TRIAL]
+            subprocess.run(command, input=asked, stderr=subprocess.DEVNULL, timeout=MATCHING_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise OptionsError(
+                f"name pattern '{self.pattern}' takes more than {MATCHING_S:g} s to read the names of these"
+                " recordings: a repeat of what repeats itself, such as (a+)+, can take for ever"
+            ) from None
+
     def read(self, path: Path) -> Recording:
-        """A recording with what its name tells; what the name does not tell is None."""
-        match = self._regex.search(path.stem)
+        """A recording with what its name tells; what the name does not tell is None.
+
+        Where names or pattern come from outside, :meth:`read_all` has a time limit.
+        """
+        stem = as_text(path.stem)
+        match = self._regex.search(stem)
         found = match.groupdict() if match else {}
         number = found.get("id") or ""
         return Recording(
             path=path,
-            stem=path.stem,
-            file_id=int(number) if number.isdecimal() else None,
+            stem=stem,
+            file_id=int(number) if number.isdecimal() and len(number) <= MOST_DIGITS else None,
             site=found.get("site") or None,
             start_time=self._start_time(found.get("date"), found.get("time")),
         )

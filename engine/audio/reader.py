@@ -14,17 +14,14 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from bce.engine.audio.containers import ogg_is_whole, wav_duration_s
+from bce.engine.audio.decoder import Decoder
 from bce.engine.errors import AudioError
 from bce.engine.geometry import SHIFT_STEP_S, ChunkGrid
 
 BLOCK_CHUNKS = 12
-READ_FRAMES = 16_384
-UNKNOWN_FRAMES = 1 << 62  # libsndfile gives a number near 2**63 for a stream whose header tells no length
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,8 @@ class AudioBlock:
 class AudioReader:
     """Iterate over the audio blocks of a recording.
 
-    Whatever goes wrong after the start (a decoder's error, a sample that is not a number, audio that is missing) ends
-    the recording there: the chunks before it are delivered as usual, and ``problem`` says what happened.
+    Whatever goes wrong after the start (a decoder's error, a sample that no microphone gives, audio that is missing or
+    damaged) ends the recording there: the chunks before it are delivered as usual, and ``problem`` says what happened.
 
     Args:
         path: any file that libsndfile reads, of any rate and channel count. Channels are averaged.
@@ -70,13 +67,16 @@ class AudioReader:
     Attributes:
         source_rate: sample rate of the file, in Hz.
         channels: of the file.
-        promised_s: duration that the file's header states, in seconds; None where it states none.
+        promised_s: duration that the file's header states, in seconds; None where it states none, or more than the
+            file's size can bear.
         delivered_s: duration read so far.
-        problem: why reading ended early, in one line; None while nothing is wrong. Final after the last block.
+        problem: why reading ended early, or what does not fit, in one line; None while nothing is wrong. Final after
+            the last block.
+        notes: what is worth knowing and no error (a flat stretch, an unfinished header), one line each; final likewise.
 
     Raises:
-        AudioError: on opening, the file is missing, empty, not audio, or without frames; on iteration, less than 1 s
-            could be read.
+        AudioError: on opening, the file is missing, empty, not audio, of a sample rate that no recorder has, or without
+            frames; on iteration, less than 1 s could be read.
     """
 
     def __init__(
@@ -90,19 +90,25 @@ class AudioReader:
         self.path = Path(path)
         self.sample_rate = sample_rate
         self.grid = grid
-        self._file = _open(self.path)
-        self.source_rate: int = self._file.samplerate
-        self.channels: int = self._file.channels
-        self._cut = self._file.format == "OGG" and not ogg_is_whole(self.path)
-        self.promised_s = self._promised_s()
-        self.problem: str | None = None
-        self._frames_read = 0
+        chunk = grid.samples(sample_rate)
+        self._decoder = Decoder(self.path)
+        self.source_rate = self._decoder.rate
+        self.channels = self._decoder.channels
+        self.promised_s = self._decoder.promised_s
         context = round(math.ceil(context_s / SHIFT_STEP_S) * SHIFT_STEP_S * sample_rate)
-        self._blocks = self._read_blocks(context, block_chunks, grid.samples(sample_rate))
+        self._blocks = self._read_blocks(context, block_chunks, chunk)
 
     @property
     def delivered_s(self) -> float:
-        return self._frames_read / self.source_rate
+        return self._decoder.delivered_s
+
+    @property
+    def problem(self) -> str | None:
+        return self._decoder.problem
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._decoder.notes
 
     @property
     def promised_chunks(self) -> int | None:
@@ -126,7 +132,7 @@ class AudioReader:
     def close(self) -> None:
         """Close the file; iteration ends."""
         self._blocks.close()
-        self._file.close()
+        self._decoder.close()
 
     def _read_blocks(self, context: int, block_chunks: int, chunk: int) -> Generator[AudioBlock, None, None]:
         # One more chunk than the context needs tells whether a block is the last one and where the padded end is.
@@ -170,88 +176,9 @@ class AudioReader:
 
     def _resampled(self) -> Iterator[NDArray[np.float32]]:
         if self.source_rate == self.sample_rate:
-            yield from self._mono()
+            yield from self._decoder.mono()
             return
         resampler = soxr.ResampleStream(self.source_rate, self.sample_rate, 1, dtype="float32", quality="HQ")
-        for piece in self._mono():
+        for piece in self._decoder.mono():
             yield resampler.resample_chunk(piece)
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
-
-    def _mono(self) -> Iterator[NDArray[np.float32]]:
-        """Decode to the end or to the first trouble, which ``problem`` then tells."""
-        trouble: str | None = None
-        while trouble is None:
-            frames = np.empty((READ_FRAMES, self.channels), np.float32)
-            try:
-                frames = self._file.read(out=frames)
-            except soundfile.LibsndfileError as error:
-                trouble = f"the decoder failed: {_reason(error)}"
-                frames = frames[: self._file.tell() - self._frames_read]
-            if not len(frames):
-                break
-            mono = frames[:, 0] if self.channels == 1 else frames.mean(axis=1, dtype=np.float64).astype(np.float32)
-            finite = np.isfinite(mono)
-            if not finite.all():
-                good = int(finite.argmin())
-                second = (self._frames_read + good) / self.source_rate
-                trouble = f"the sample at {second:.3f} s is not a finite number"
-                mono = mono[:good]
-            self._frames_read += len(mono)
-            yield mono
-        self.problem = self._verdict(trouble)
-
-    def _verdict(self, trouble: str | None) -> str | None:
-        short = self.promised_s is not None and round((self.promised_s - self.delivered_s) * self.source_rate) > 0
-        if trouble is None and short:
-            trouble = "audio is missing"
-        if trouble is None and self._cut:
-            trouble = "cut: no end-of-stream page"
-        if trouble is None:
-            return None
-        promised = "" if self.promised_s is None else f" of the promised {self.promised_s:.3f} s"
-        return f"{trouble}; {self.delivered_s:.3f} s{promised} were read"
-
-    def _promised_s(self) -> float | None:
-        if self._file.format in ("WAV", "WAVEX", "RF64"):  # libsndfile cuts the header's length to the file's
-            stated_s = wav_duration_s(self.path)
-            if stated_s is not None:
-                return stated_s
-        if self._cut:
-            return None  # the length is in the last page, which is missing
-        return self._file.frames / self.source_rate if self._file.frames < UNKNOWN_FRAMES else None
-
-
-class _ForwardFile(soundfile.SoundFile):
-    """A sound file that is read from front to back.
-
-    soundfile seeks to the current position after every read of a seekable file. In MP3 this changes the audio, and in a
-    damaged Ogg it hides the gap.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    try:
-        if path.is_dir():
-            raise AudioError("is a folder, expected an audio file", path)
-        with path.open("rb") as probe:
-            if not probe.read(1):
-                raise AudioError("is empty (0 bytes)", path)
-    except OSError as error:
-        raise AudioError(f"cannot be opened: {error.strerror}", path) from None
-    try:
-        file = _ForwardFile(path)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"cannot be read as audio: {_reason(error)}", path) from None
-    except TypeError:  # soundfile takes .raw files only with the format given
-        raise AudioError("cannot be read as audio: raw samples without a header", path) from None
-    if file.frames == 0:
-        file.close()
-        raise AudioError("holds no audio (0 frames)", path)
-    return file
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return error.error_string.removeprefix("Error : ").strip().rstrip(".")

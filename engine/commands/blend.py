@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bce.engine.commands import flags
 from bce.engine.commands.main import run_command
+from bce.engine.screen import Screen
 
 NAME = "bce-blend"
 
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--allow-missing", action="store_true", help="fill rows and classes that a table lacks from the others")
     add("--taxonomy", type=Path, metavar="CSV", help="class table for --taxonomy-smoothing")
     flags.add_taxonomy_smoothing(parser, "none")
+    flags.add_safe_csv(parser)
     flags.add_quiet(parser, "no summary")
     flags.add_version(parser)
     return parser
@@ -61,11 +63,13 @@ def _run(args: argparse.Namespace) -> None:
         allow_missing=args.allow_missing,
         taxonomy_smoothing=() if smoothing is None else parse_taxonomy_smoothing(smoothing),
         exclude=flags.names_of(args.taxonomy_exclude),
+        safe_csv=args.safe_csv,
     )
     taxonomy = None if args.taxonomy is None else Taxonomy.read(args.taxonomy)
     summary = blend(inputs, args.out, options, taxonomy)
     if not args.quiet:
+        screen = Screen(sys.stderr)
         for (path, _), weight in zip(inputs, summary.weights, strict=True):
-            print(f"{weight:.4g}  {path}", file=sys.stderr)
+            screen.say(f"{weight:.4g}  {path}")
         filled = f", {summary.filled} cells filled from other tables" if summary.filled else ""
-        print(f"wrote {args.out}: {summary.rows} rows, {summary.classes} classes, {args.mode}{filled}", file=sys.stderr)
+        screen.say(f"wrote {args.out}: {summary.rows} rows, {summary.classes} classes, {args.mode}{filled}")

@@ -6,6 +6,7 @@ Nothing here imports more than argparse: ``--help`` must answer at once.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +43,11 @@ def add_threads(parser: Parser) -> None:
 
 
 def add_shifts(parser: Parser, default: str | None = None, default_says: str = "the bundle's, else 5") -> None:
-    """``--shifts``: what :func:`bce.engine.geometry.parse_shifts` takes."""
+    """``--shifts``: what :func:`bce.engine.geometry.parse_shifts` takes.
+
+    A list may begin with a minus: from here on the parser takes what begins so and goes on with a digit for a value.
+    """
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse knows single numbers only
     parser.add_argument(
         "--shifts",
         default=default,
@@ -90,6 +95,15 @@ def add_taxonomy_smoothing(parser: Parser, default_says: str) -> None:
 def names_of(given: Sequence[str]) -> tuple[str, ...]:
     """The names of a flag that may be given again and may hold commas."""
     return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+
+
+def add_safe_csv(parser: Parser) -> None:
+    """``--safe-csv``, see :class:`bce.engine.tables.score_files.ScoreFileWriter`."""
+    parser.add_argument(
+        "--safe-csv",
+        action="store_true",
+        help="for spreadsheets: put an apostrophe before names that begin with = + - @ (default: names as they are)",
+    )
 
 
 def add_quiet(parser: Parser, says: str = "no progress, no summary") -> None:

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -17,12 +18,13 @@ from bce.engine.commands import flags
 from bce.engine.commands.main import run_command
 from bce.engine.errors import OptionsError
 from bce.engine.network.default import bundle_path
+from bce.engine.screen import Screen
 
 if TYPE_CHECKING:
     from bce.engine.network.bundle import Bundle
     from bce.engine.post.options import Step
     from bce.engine.run.engine import Engine
-    from bce.engine.run.infer import RunOptions
+    from bce.engine.run.options import RunOptions
     from bce.engine.run.record import RunReport
 
 NAME = "bce-infer"
@@ -47,7 +49,6 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--features-per",
         choices=("chunk", "window"),
-        default="chunk",
         help="features as a mean over a chunk's shifts, or of every window (default: chunk)",
     )
     add("--sample-submission", type=Path, metavar="CSV", help="the rows and the order that the table must have")
@@ -84,9 +85,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="M",
         help="finish within M minutes of the start, with fewer shifts if need be",
     )
-    add("--reserve-minutes", type=float, default=3.0, metavar="M", help="of the budget, kept for writing (default: 3)")
+    add(
+        "--reserve-minutes",
+        type=float,
+        metavar="M",
+        help="of the budget, kept for writing (default: 3, or a quarter of a short budget)",
+    )
+    add(
+        "--stall-seconds",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="a recording that delivers nothing for S seconds fails (default: 120)",
+    )
     add("--plan", action="store_true", help="measure a few windows, print how long a run would take, and write nothing")
     add("--report", type=Path, metavar="JSON", help="write a report of the run")
+    flags.add_safe_csv(parser)
     flags.add_quiet(parser)
     flags.add_version(parser)
     return parser
@@ -95,49 +109,50 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     code = run_command(NAME, lambda: _run(parser().parse_args(arguments)))
-    _leave_hanging_threads(code)
+    _leave_at_once(code, is_process=arguments is None)
     return code
 
 
-def _leave_hanging_threads(code: int) -> None:
-    """End the process at once if a thread of the engine still hangs in a reader or in the network.
+def _leave_at_once(code: int, *, is_process: bool) -> None:
+    """End the process without taking it apart, if it is the command's, or a thread of the engine still hangs in it.
 
-    Everything is written by then. Python's own way out would tear such a thread out of its C code and abort.
+    Everything is written by then. Python's own way out takes half a second of work to free kernels and graphs, which is
+    many seconds on a busy machine and no part of a deadline's reserve; it would tear a thread that hangs in a reader or
+    in the network out of its C code and abort.
     """
-    if any(thread.name.startswith("bce-") for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if is_process or any(thread.name.startswith("bce-") for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            Screen(stream).flush()
         os._exit(code)
 
 
 def _run(args: argparse.Namespace) -> int:
     path = bundle_path(args.bundle)
     # slow imports come after everything that can be said without them
-    from bce.engine.files import check_place
     from bce.engine.network.bundle import Bundle
-    from bce.engine.run.infer import infer, postprocess_options
+    from bce.engine.post.bundled import postprocess_options
+    from bce.engine.run.infer import infer
 
     options, changes = _options(args), _postprocess_changes(args)
-    if args.report is not None:
-        check_place(args.report)
     bundle = Bundle.load(path)
     if not args.raw:
         options = replace(options, postprocess=replace(postprocess_options(bundle), **changes))
-    say: Callable[[str], None] = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
+    say: Callable[[str], None] = (lambda line: None) if args.quiet else Screen(sys.stderr).say
     if bundle.manifest.notice:
         say(f"{bundle.manifest.name}: {bundle.manifest.notice}")
     if args.plan:
         return _plan(bundle, options)
     interrupts = _Interrupts(say)
-    report = infer(bundle, options, interrupts.watch)
-    report.interrupted = interrupts.name
-    _name_the_bad(report)
-    say(report.last_line())
-    for written in (options.out, options.features_out):
-        if written is not None:
-            say(f"wrote {written}")
-    if args.report is not None:
-        report.write(args.report)
+    with interrupts.handled():
+        report = infer(bundle, options, interrupts.watch, () if args.report is None else (args.report,))
+        report.interrupted = interrupts.name
+        _name_the_bad(report)
+        say(report.last_line())
+        for written in (options.out, options.features_out):
+            if written is not None:
+                say(f"wrote {written}")
+        if args.report is not None:
+            report.write(args.report)
     return report.exit_code
 
 
@@ -148,7 +163,10 @@ def _plan(bundle: Bundle, options: RunOptions) -> int:
     from bce.engine.run.budget import process_began
     from bce.engine.run.plan import plan
 
-    recordings = find_recordings(options.paths, options.name_rule)
+    screen = Screen(sys.stderr)
+    recordings = find_recordings(
+        options.paths, options.name_rule, lambda trouble: screen.say(f"{trouble}: passed over")
+    )
     made = plan(bundle, options.engine, recordings, time.monotonic() - process_began())
     print("\n".join(made.lines(None if options.budget is None else options.budget.minutes)))
     return 0
@@ -156,12 +174,14 @@ def _plan(bundle: Bundle, options: RunOptions) -> int:
 
 def _name_the_bad(report: RunReport) -> None:
     """What did not go well, also when all else is to be quiet."""
-    lines = [f"{entry['recording']}: {entry['status']}: {entry['reason']}" for entry in report.bad]
+    lines = [f"{line}: passed over" for line in report.passed_over]
+    lines += [f"{entry['recording']}: {entry['status']}: {entry['reason']}" for entry in report.bad]
     lines += [f"{stem}: the sample submission names it, but there is no such recording" for stem in report.missing]
+    screen = Screen(sys.stderr)
     for line in lines[:MOST_LINES]:
-        print(line, file=sys.stderr)
+        screen.say(line)
     if len(lines) > MOST_LINES:
-        print(f"... and {len(lines) - MOST_LINES} more (--report run.json names them all)", file=sys.stderr)
+        screen.say(f"... and {len(lines) - MOST_LINES} more (--report run.json names them all)")
 
 
 def _options(args: argparse.Namespace) -> RunOptions:
@@ -169,15 +189,20 @@ def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.post.options import PostprocessOptions
     from bce.engine.run.budget import BudgetOptions
     from bce.engine.run.engine import EngineOptions, usable_cpus
-    from bce.engine.run.infer import RunOptions
+    from bce.engine.run.options import RunOptions
 
+    if args.reserve_minutes is not None and args.budget_minutes is None:
+        raise OptionsError("--reserve-minutes is a part of a budget: give --budget-minutes, or drop it")
     out = args.out
     if out is None and args.features is None:
         out = Path("submission.csv")
+    if args.features_per is not None and args.features is None:
+        raise OptionsError("--features-per says how features are written: give --features as well, or leave it out")
     return RunOptions(
         paths=tuple(args.paths),
         out=out,
         features_out=args.features,
+        features_per=args.features_per or "chunk",
         sample_submission=args.sample_submission,
         name_rule=flags.name_rule(args),
         engine=EngineOptions(
@@ -185,12 +210,13 @@ def _options(args: argparse.Namespace) -> RunOptions:
             shifts_s=None if args.shifts is None else parse_shifts(args.shifts),
             precision=args.precision,
             backend=args.backend,
-            features=None if args.features is None else args.features_per,
+            stall_s=args.stall_seconds,
         ),
         postprocess=PostprocessOptions.raw() if args.raw else None,
         required=_required(args),
         priors=args.priors,
         budget=None if args.budget_minutes is None else BudgetOptions(args.budget_minutes, args.reserve_minutes),
+        safe_csv=args.safe_csv,
         quiet=args.quiet,
     )
 
@@ -228,7 +254,7 @@ def _required(args: argparse.Namespace) -> tuple[Step, ...]:
 
 
 class _Interrupts:
-    """Ctrl-C and SIGTERM: the first finishes what is in flight, the second does not."""
+    """Ctrl-C, SIGTERM and SIGHUP: the first finishes what is in flight, the second does not."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.name: str | None = None
@@ -237,8 +263,22 @@ class _Interrupts:
 
     def watch(self, engine: Engine) -> None:
         self._engine = engine
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Take the signals for the time of the block."""
+        numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            numbers.append(signal.SIGHUP)
+        before: dict[int, Any] = {}
+        with suppress(ValueError):  # not in the main thread, where alone signals come
+            for number in numbers:
+                before[number] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._engine is None:

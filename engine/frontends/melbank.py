@@ -14,6 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.engine.jit import kernel
+
 SAMPLE_RATE = 32_000
 FRAME = 640
 HOP = 320
@@ -107,7 +109,7 @@ def _radix4(z, base, quarter, cosine, sine, step):  # type: ignore[no-untyped-de
 
 
 # Without nnan and ninf, reassociation and contraction only move the rounding.
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@kernel(fastmath={"contract", "reassoc"})
 def _mel_kernel(samples, window, cosine, sine, row_of_bin, first, count, weights, mel):  # type: ignore[no-untyped-def]
     """Mel magnitudes [frames, 128] of the frames at samples 0, 320, 640, ...; 16 frames at a time.
 

@@ -6,16 +6,16 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bce.engine.errors import BundleError
+from bce.engine.errors import BundleError, TableError
 from bce.engine.files import sha256
 from bce.engine.frontends.base import Frontend, make_frontend
 from bce.engine.network.manifest import Manifest
+from bce.engine.network.onnx_file import check_self_contained
 from bce.engine.taxonomy import Taxonomy
 
 MANIFEST = "bundle.json"
@@ -43,31 +43,51 @@ class Bundle:
             verify: also compare the SHA-256 of every file (about 0.1 s for a Perch bundle).
 
         Raises:
-            BundleError: the folder is not a bundle, a file is missing, or a file is not the one that was exported.
+            BundleError: the folder is not a bundle, a file is missing or leads out of the folder, a file is not the one
+                that was exported, or a graph keeps numbers in another file.
         """
         folder = Path(path)
         manifest_path = folder / MANIFEST
-        if not manifest_path.is_file():
-            raise BundleError(f"is not a bundle: it has no {MANIFEST}; make one with bce-export", folder)
-        manifest = Manifest.from_json(manifest_path.read_bytes(), manifest_path)
-        needed = {HEAD: manifest.head.trained, CLASSES: manifest.score is not None}
-        for name, wanted in needed.items():
-            if wanted and name not in manifest.files:
-                raise BundleError(f"lists no {name} among its files, which its head needs", manifest_path)
-        for name, digest in manifest.files.items():
-            file = folder / name
-            if not file.is_file():
-                raise BundleError("is missing from the bundle: export it again", file)
-            if verify and sha256(file) != digest:
-                raise BundleError("is not the file that was exported (its SHA-256 differs): export it again", file)
-            if file.suffix == ".onnx" and _has_external_data(file):
-                raise BundleError("keeps weights in another file, which nothing vouches for: export it again", file)
-        return cls(folder, manifest)
+        try:
+            if not manifest_path.is_file():
+                raise BundleError(f"is not a bundle: it has no {MANIFEST}; make one with bce-export", folder)
+            manifest = Manifest.from_json(_inside(folder, MANIFEST).read_bytes(), manifest_path)
+            needed = {HEAD: manifest.head.trained, CLASSES: manifest.score is not None}
+            for name, wanted in needed.items():
+                if wanted and name not in manifest.files:
+                    raise BundleError(f"lists no {name} among its files, which its head needs", manifest_path)
+            for name, digest in manifest.files.items():
+                file = _inside(folder, name)
+                if not file.is_file():
+                    raise BundleError("is missing from the bundle: export it again", file)
+                if verify and sha256(file) != digest:
+                    raise BundleError("is not the file that was exported (its SHA-256 differs): export it again", file)
+        except OSError as error:
+            raise BundleError(f"cannot be read ({error.strerror})", error.filename or folder) from None
+        bundle = cls(folder, manifest)
+        for graph in bundle.graphs():
+            check_self_contained(graph)
+        return bundle
+
+    def graphs(self) -> tuple[Path, ...]:
+        """The graphs that a run may open: a backbone for each precision, and the head."""
+        names = dict.fromkeys(self.manifest.variants.values())
+        return tuple(self.path / name for name in (*names, *([HEAD] if self.manifest.head.trained else [])))
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
-        """The classes in output order."""
-        return Taxonomy.read(self.path / CLASSES)
+        """The classes in output order.
+
+        Raises:
+            BundleError: the table is not what it should be, or not one of the bundle's files.
+        """
+        file = self.file(CLASSES)
+        if file is None:
+            raise BundleError(f"lists no {CLASSES} among its files", self.path / MANIFEST)
+        try:
+            return Taxonomy.read(file)
+        except TableError as error:
+            raise BundleError(error.reason, file) from None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,9 +133,13 @@ class Bundle:
         return self.manifest.identity
 
 
-def _has_external_data(graph: Path) -> bool:
-    """Whether an ONNX file has a tensor whose numbers lie elsewhere: its entry "location", as protobuf writes it."""
-    if not graph.stat().st_size:
-        return False
-    with open(graph, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b"\x0a\x08location\x12") >= 0
+def _inside(folder: Path, name: str) -> Path:
+    """The file of this name in a folder, which may be a link to another file in it and to nowhere else.
+
+    Raises:
+        BundleError: it is a link that leads out of the folder.
+    """
+    file = folder / name
+    if file.is_symlink() and Path(os.path.realpath(file)).parent != Path(os.path.realpath(folder)):
+        raise BundleError("is a link that leads out of the bundle: put the file itself there", file)
+    return file

@@ -24,5 +24,5 @@ def bundle_path(given: Path | None = None) -> Path:
     if named := os.environ.get(BUNDLE_VARIABLE):
         return Path(named)
     if not DEFAULT_BUNDLE.is_dir():
-        raise OptionsError(f"no bundle: give --bundle or set ${BUNDLE_VARIABLE}; make one with\n  {RECIPE}")
+        raise OptionsError(f"no bundle: give --bundle or set ${BUNDLE_VARIABLE}; make one with {RECIPE}")
     return DEFAULT_BUNDLE

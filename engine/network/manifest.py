@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from bce.engine.errors import BundleError, OptionsError
+from bce.engine.errors import BundleError, OptionsError, one_line, shown
 from bce.engine.frontends.base import FrontendSpec
 from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, check_reach, check_shifts
 from bce.engine.network.records import read_record
 
 SCHEMA_VERSION = 2
+
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+"""Names of a bundle's files: they cannot lead out of its folder, and mean the same in every file system."""
 
 OutputKind = Literal["block", "embedding", "logits"]
 HeadKind = Literal["none", "own", "attention", "scalar_mix", "tensorflow"]
@@ -185,14 +189,8 @@ class Manifest:
         It covers what decides the features: the float32 backbone, the windows, the frontend with its settings, and the
         names of the outputs. Names, notices, tuned values, heads and other precisions are outside of it.
         """
-        content = {
-            "backbone": self.files.get(self.variants.get("fp32", ""), ""),
-            "window": asdict(self.window),
-            "input": asdict(self.input),
-            "frontend": asdict(self.frontend),
-            "outputs": self.output_names,
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        backbone = self.files.get(self.variants.get("fp32", ""), "")
+        return identity_of(backbone, self.window, self.input, self.frontend, self.output_names)
 
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
@@ -210,8 +208,10 @@ class Manifest:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"is not JSON ({error})", path) from None
+        except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
+            raise BundleError(f"is not JSON ({one_line(str(error))})", path) from None
+        except RecursionError:
+            raise BundleError("is not a bundle's manifest: it is nested too deep", path) from None
         if not isinstance(content, dict) or "schema" not in content:
             raise BundleError("is not a bundle's manifest: it has no field 'schema'", path)
         schema = content["schema"]
@@ -220,9 +220,9 @@ class Manifest:
 
             content = upgraded(content, path)
         if content["schema"] != SCHEMA_VERSION:
+            found = shown(content["schema"])
             raise BundleError(
-                f"has schema {content['schema']}, this version reads 1 and {SCHEMA_VERSION}: export the bundle again",
-                path,
+                f"has schema {found}, this version reads 1 and {SCHEMA_VERSION}: export the bundle again", path
             )
         frontend = content.get("frontend")
         if isinstance(frontend, dict):
@@ -240,19 +240,41 @@ class Manifest:
         return manifest
 
 
+def identity_of(
+    backbone: str, window: WindowSpec, entry: Input, frontend: FrontendSpec, outputs: tuple[str, ...]
+) -> str:
+    """:attr:`Manifest.identity` before there is a manifest; ``backbone`` is the SHA-256 of the float32 graph."""
+    content = {
+        "backbone": backbone,
+        "window": asdict(window),
+        "input": asdict(entry),
+        "frontend": asdict(frontend),
+        "outputs": outputs,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _check_together(manifest: Manifest, path: str | os.PathLike[str]) -> None:
-    """Refuse fields that do not fit each other."""
+    """Refuse fields that do not fit each other, or their purpose."""
+    if "\n" in manifest.name:
+        raise BundleError(f"field 'name' is {shown(manifest.name)}, expected one line", path)
     if "fp32" not in manifest.variants:
         raise BundleError("field 'variants' has no fp32 backbone", path)
     if len(set(manifest.output_names)) != len(manifest.outputs) or not manifest.outputs:
         raise BundleError("field 'outputs' names no output, or one twice", path)
-    named = {name: f"files.{name}" for name in manifest.files}
-    named |= {name: f"variants.{precision}" for precision, name in manifest.variants.items()}
-    for name, place in named.items():
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise BundleError(f"field '{place}' is {name!r}, expected the name of a file in the bundle's folder", path)
+    named = {f"files.{name}": name for name in manifest.files}
+    named |= {f"variants.{precision}": name for precision, name in manifest.variants.items()}
+    for place, name in named.items():
+        if not FILE_NAME.fullmatch(name):
+            raise BundleError(
+                f"field '{one_line(place)}' is {shown(name)}, expected the name of a file in the bundle's folder: "
+                "letters, digits and . _ - +, at most 100",
+                path,
+            )
         if name not in manifest.files:
-            raise BundleError(f"field '{place}' is {name!r}, a file without a SHA-256 in 'files'", path)
+            raise BundleError(f"field '{place}' is '{name}', a file without a SHA-256 in 'files'", path)
+        if place.startswith("variants.") and not name.endswith(".onnx"):
+            raise BundleError(f"field '{place}' is '{name}', expected a graph: a name that ends in .onnx", path)
     score, kind = manifest.score, manifest.head.kind
     if (score is None) != (kind == "none"):
         raise BundleError(f"field 'score' and a head of the kind {kind!r} do not go together", path)
@@ -260,7 +282,7 @@ def _check_together(manifest: Manifest, path: str | os.PathLike[str]) -> None:
         expected = ("head",) if manifest.head.trained else manifest.output_names
         if score.output not in expected:
             raise BundleError(
-                f"field 'score.output' is {score.output!r}, expected one of {', '.join(expected)} "
+                f"field 'score.output' is {shown(score.output)}, expected one of {', '.join(expected)} "
                 f"for a head of the kind {kind!r}",
                 path,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +39,16 @@ class Member:
         self.model = Model(bundle, precision, backend, threads)
         self._reduce = bundle.manifest.placing.reduce
 
-    def compute(self, block: AudioBlock, shifts_s: Shifts, keep: str | None = None) -> BlockResult:
+    def compute(
+        self, block: AudioBlock, shifts_s: Shifts, keep: str | None = None, cut: Callable[[], bool] = lambda: False
+    ) -> BlockResult:
         """Inputs, features and logits of one audio block.
 
         Args:
             block: at the windows' rate, with the audio that the shifts reach into.
             shifts_s: test-time shifts in seconds.
             keep: features to give out: None, as a mean over a chunk's shifts ("chunk") or of each "window".
+            cut: asked after each window: the block ends there, with the chunks whose windows have all been run.
         """
         clock = time.perf_counter
         began = clock()
@@ -61,21 +65,24 @@ class Member:
             rows.append(self.model.features(inputs))
             frontend_s += middle - began
             inference_s += clock() - middle
+            if cut():
+                break
+        index = plan.index[(plan.index < len(rows)).all(axis=1)]
         began = clock()
         features = {name: np.concatenate([row[name] for row in rows]) for name in self.model.outputs}
-        logits = _reduced(self.model.logits(features), plan.index, self._reduce)
+        logits = _reduced(self.model.logits(features), index, self._reduce)
         inference_s += clock() - began
         kept: Features = {}
         if keep == "window":
             kept = features
         elif keep == "chunk":
-            kept = {name: _reduced(values, plan.index, "mean") for name, values in features.items()}
+            kept = {name: _reduced(values, index, "mean") for name, values in features.items()}
         return BlockResult(
             logits,
             kept,
-            plan.starts / self.window.sample_rate if keep == "window" else np.empty(0),
+            plan.starts[: len(rows)] / self.window.sample_rate if keep == "window" else np.empty(0),
             shifts_s,
-            len(plan.starts),
+            len(rows),
             StageSeconds(0.0, frontend_s, inference_s),
         )
 

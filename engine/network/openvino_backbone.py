@@ -9,6 +9,7 @@ given ONNX Runtime's numbers twice, or the backbone is refused.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -27,6 +28,29 @@ In float32 the two differ by 2e-6 on sound and, with seeded weights, by up to 1e
 """
 
 ROUNDS = 2
+REPORTER = "openvino_telemetry"
+
+
+def load_openvino() -> Any:
+    """The package, imported so that it reports to nobody.
+
+    It comes with ``openvino_telemetry``, which leaves an id in the user's home and sends an event at each import. Where
+    that is not to be had it uses a stub of its own; the only other switch is a file in the user's home.
+
+    Raises:
+        OptionsError: OpenVINO is not installed.
+    """
+    hidden = REPORTER not in sys.modules
+    if hidden:
+        sys.modules[REPORTER] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError:
+        raise OptionsError("openvino is not installed: pip install 'bce[openvino]'") from None
+    finally:
+        if hidden:
+            del sys.modules[REPORTER]
+    return openvino
 
 
 class OpenVinoBackbone:
@@ -54,11 +78,7 @@ class OpenVinoBackbone:
     ) -> None:
         if precision not in HINTS:
             raise OptionsError(f"the openvino backend runs {' and '.join(HINTS)}, not {precision}")
-        try:
-            import openvino as ov
-        except ImportError:
-            raise OptionsError("openvino is not installed: pip install 'bce[openvino]'") from None
-        core = ov.Core()
+        core = load_openvino().Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise OptionsError("this CPU has no bfloat16 arithmetic: leave --precision at fp32")
         settings = {

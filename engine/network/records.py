@@ -8,9 +8,11 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from bce.engine.errors import BundleError
+from bce.engine.errors import BundleError, has_controls, one_line, shown
 
 T = TypeVar("T")
+MOST = 1 << 53
+"""Of whole numbers, to either side: what every reader of JSON tells apart."""
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -75,20 +77,30 @@ class _Reader:
         if origin is dict:
             if not isinstance(content, Mapping):
                 raise self._wrong(name, content, "an object")
-            return {key: self.value(arguments[1], item, _joined(name, key)) for key, item in content.items()}
+            return {
+                self.text(key, name): self.value(arguments[1], item, _joined(name, key))
+                for key, item in content.items()
+            }
         if is_dataclass(hint):
             assert isinstance(hint, type)
             return self.record(hint, content, name)
+        if isinstance(content, int) and abs(content) > MOST:
+            raise self._wrong(name, content, f"{_WORDS[hint]} within +-{MOST}")
         if hint is float and isinstance(content, int) and not isinstance(content, bool):
             return float(content)
         if not isinstance(content, hint) or (hint is not bool and isinstance(content, bool)):
             raise self._wrong(name, content, _WORDS[hint])
+        return self.text(content, name) if hint is str else content
+
+    def text(self, content: str, name: str) -> str:
+        """A text that may be printed as it is: lines, but no control characters."""
+        if has_controls(content.replace("\n", "")):
+            raise self._wrong(name, content, "a text without control characters")
         return content
 
     def _wrong(self, name: str, content: Any, expected: str) -> BundleError:
-        shown = repr(content) if not isinstance(content, list | Mapping) else f"a {type(content).__name__}"
-        return BundleError(f"field '{name}' is {shown}, expected {expected}", self._path)
+        return BundleError(f"field '{name}' is {shown(content)}, expected {expected}", self._path)
 
 
 def _joined(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key
+    return f"{name}.{one_line(key)}" if name else one_line(key)

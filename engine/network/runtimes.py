@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bce.engine.errors import BundleError
+from bce.engine.errors import BundleError, one_line
 from bce.engine.geometry import WindowSpec
 from bce.engine.network.bundle import Bundle
-from bce.engine.network.sessions import open_session
+from bce.engine.network.onnx_runtime import ort
+from bce.engine.network.sessions import check_nodes, open_session, run_session
 
 BACKENDS = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "int8", "bf16")
 
 
 class Backbone(Protocol):
@@ -24,7 +26,11 @@ class Backbone(Protocol):
         """Width of each output by name, in the graph's order."""
 
     def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The outputs in order, each float32 [windows, width], for inputs float32 [windows, *shape of one]."""
+        """The outputs in order, each float32 [windows, width], for inputs float32 [windows, *shape of one].
+
+        Raises:
+            BundleError: the graph fails, or gives another shape than it says.
+        """
 
 
 class OnnxRuntimeBackbone:
@@ -40,16 +46,15 @@ class OnnxRuntimeBackbone:
     """
 
     def __init__(self, bundle: Bundle, precision: str) -> None:
-        path = bundle.backbone(precision)
-        self._session = open_session(path)
-        _check(self._session, bundle, path)
+        self._path = bundle.backbone(precision)
+        self._session = open_session(self._path)
+        _check(self._session, bundle, self._path)
         self._input = bundle.manifest.input.name
         self.widths = {output.name: int(output.shape[1]) for output in self._session.get_outputs()}
 
     def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """See :class:`Backbone`."""
-        found: list[NDArray[np.float32]] = self._session.run(None, {self._input: inputs})
-        return found
+        return run_session(self._session, self._path, {self._input: inputs}, self.widths)
 
 
 def open_backbone(bundle: Bundle, precision: str, backend: str, threads: int) -> Backbone:
@@ -94,26 +99,24 @@ def _check_sounds(window: WindowSpec) -> tuple[NDArray[np.float32], NDArray[np.f
     return (noise + tones).astype(np.float32), np.zeros(len(seconds), np.float32)
 
 
-def _check(session: ort.InferenceSession, bundle: Bundle, path: object) -> None:
+def _check(session: ort.InferenceSession, bundle: Bundle, path: Path) -> None:
+    """Refuse a graph whose input and outputs are not those that the manifest names."""
     manifest = bundle.manifest
-    wanted, where = manifest.input, str(path)
+    wanted = manifest.input
     found = [(node.name, tuple(node.shape[1:])) for node in session.get_inputs()]
     if found != [(wanted.name, wanted.shape)]:
-        shown = ", ".join(f"{name} {list(shape)}" for name, shape in found)
-        raise BundleError(f"takes {shown}, but the manifest names {wanted.name} {list(wanted.shape)}", where)
-    for node in (*session.get_inputs(), *session.get_outputs()):
-        if node.type != "tensor(float)":
-            raise BundleError(f"has {node.name} as {node.type}, expected float32", where)
-        if isinstance(node.shape[0], int) and node.shape[0] != 1:
-            raise BundleError(f"has {node.name} for {node.shape[0]} windows at once, expected one or any number", where)
+        takes = ", ".join(f"{name} {list(shape)}" for name, shape in found)
+        raise BundleError(
+            f"takes {one_line(takes)}, but the manifest names {one_line(wanted.name)} {list(wanted.shape)}", path
+        )
+    check_nodes(session, path, one_window=True)
     names = [output.name for output in session.get_outputs()]
     if names != list(manifest.output_names):
-        raise BundleError(
-            f"puts out {', '.join(names)}, but the manifest names {', '.join(manifest.output_names)}", where
-        )
+        expected = ", ".join(manifest.output_names)
+        raise BundleError(f"puts out {one_line(', '.join(names))}, but the manifest names {one_line(expected)}", path)
     for node, output in zip(session.get_outputs(), manifest.outputs, strict=True):
         shape = list(node.shape[1:])
         if output.width is not None and shape != [output.width]:
-            raise BundleError(f"puts out {output.name} {shape}, but the manifest says {output.width} numbers", where)
+            raise BundleError(f"puts out {output.name} {shape}, but the manifest says {output.width} numbers", path)
         if len(shape) != 1 or not isinstance(shape[0], int):
-            raise BundleError(f"puts out {output.name} {shape}, expected a known number for each window", where)
+            raise BundleError(f"puts out {output.name} {shape}, expected a known number for each window", path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from bce.engine.errors import BundleError
+from bce.engine.errors import BundleError, one_line
 from bce.engine.frontends import perch
 
 _FIELDS = {
@@ -23,7 +23,7 @@ def upgraded(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str,
     """
     for name in content:
         if name not in _FIELDS:
-            raise BundleError(f"has the unknown field '{name}': schema 1 does not have it", path)
+            raise BundleError(f"has the unknown field '{one_line(name)}': schema 1 does not have it", path)
     try:
         head, blocks = dict(content["head"]), dict(content["blocks"])
         outputs = [
@@ -34,7 +34,7 @@ def upgraded(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str,
             head["kind"] = "own"
         score = {"none": None, "own": {"output": "label"}}.get(head.get("kind", ""), {"output": "head"})
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"is not a manifest of schema 1: {error!r} is missing or wrong", path) from None
+        raise BundleError(f"is not a manifest of schema 1: {one_line(repr(error))} is missing or wrong", path) from None
     kept = ("name", "source", "variants", "files", "parity", "versions", "notice")
     return {
         "schema": 2,

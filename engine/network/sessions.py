@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bce.engine.errors import BundleError
+from bce.engine.errors import BundleError, one_line
+from bce.engine.network.onnx_runtime import ort
 
-_QUIET = 3
+_QUIET = 4
+"""Its errors come as exceptions too: what it prints beside them is said twice."""
 
 
 def open_session(graph: str | os.PathLike[str] | bytes) -> ort.InferenceSession:
@@ -33,7 +34,65 @@ def open_session(graph: str | os.PathLike[str] | bytes) -> ort.InferenceSession:
     try:
         return _open(graph if isinstance(graph, bytes) else os.fspath(graph), options)
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        raise BundleError(f"cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}", path) from error
+        raise BundleError(f"cannot be loaded by ONNX Runtime: {_first_line(error)}", path) from error
+
+
+def check_nodes(session: ort.InferenceSession, path: str | os.PathLike[str], *, one_window: bool) -> None:
+    """Refuse a graph whose inputs or outputs are no rows of float32 for any number of windows.
+
+    Args:
+        session: the graph, opened.
+        path: its file.
+        one_window: a graph that takes one window at a time will do.
+
+    Raises:
+        BundleError: naming the input or output.
+    """
+    for node in (*session.get_inputs(), *session.get_outputs()):
+        name, shape = one_line(node.name), node.shape
+        if node.type != "tensor(float)":
+            raise BundleError(f"has {name} as {node.type}, expected float32", path)
+        if not shape:
+            raise BundleError(f"has {name} without any dimension, expected a row for each window", path)
+        if isinstance(shape[0], int) and not (one_window and shape[0] == 1):
+            most = "one or any number" if one_window else "any number"
+            raise BundleError(f"has {name} for {shape[0]} windows at once, expected {most}", path)
+
+
+def run_session(
+    session: ort.InferenceSession,
+    path: str | os.PathLike[str],
+    feed: Mapping[str, NDArray[np.float32]],
+    widths: Mapping[str, int],
+) -> list[NDArray[np.float32]]:
+    """Run a graph, and hold what it gives to what it says.
+
+    Args:
+        session: the graph, opened.
+        path: its file.
+        feed: its inputs by name, each with a row for every window.
+        widths: the outputs that are wanted, with the width that each must have.
+
+    Returns:
+        The outputs in that order, float32 [windows, width].
+
+    Raises:
+        BundleError: the graph fails, gives another shape, or makes numbers that are not finite out of finite ones.
+    """
+    try:
+        found: list[NDArray[np.float32]] = session.run(list(widths), dict(feed))
+    except Exception as error:
+        raise BundleError(f"fails when it runs: {_first_line(error)}", path) from error
+    windows = len(next(iter(feed.values())))
+    for (name, width), values in zip(widths.items(), found, strict=True):
+        if values.shape != (windows, width):
+            raise BundleError(
+                f"gives {one_line(name)} as {list(values.shape)} for {windows} windows, expected [{windows}, {width}]",
+                path,
+            )
+        if not np.isfinite(values).all() and all(np.isfinite(given).all() for given in feed.values()):
+            raise BundleError(f"gives {one_line(name)} with numbers that are not finite", path)
+    return found
 
 
 def open_reference(model: bytes, tensors: Mapping[str, NDArray[np.generic]]) -> ort.InferenceSession:
@@ -57,6 +116,10 @@ def open_stock(path: str | os.PathLike[str], threads: int) -> ort.InferenceSessi
     options = _options()
     options.intra_op_num_threads = threads
     return _open(os.fspath(path), options)
+
+
+def _first_line(error: Exception) -> str:
+    return one_line(next(iter(str(error).splitlines()), type(error).__name__), most=300)
 
 
 def _options() -> ort.SessionOptions:

@@ -1,16 +1,17 @@
 """Numba kernels of post-processing on C-contiguous [rows, classes], float32 or float64, sums in float64.
 
 Recordings lie one after the other: rows ``offsets[i]`` to ``offsets[i + 1]`` are recording i's chunks in time order.
-The kernels release the GIL, and their machine code is cached on disk, so that only the first call ever compiles.
+See :mod:`bce.engine.jit` for how they are compiled and cached.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from bce.engine.jit import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def add_rows(scores, table, row):  # type: ignore[no-untyped-def]
     """In place ``scores[r] += table[row[r]]``; table float64 [k, classes], row int32 [rows] in 0..k-1."""
     for r in range(scores.shape[0]):
@@ -19,7 +20,7 @@ def add_rows(scores, table, row):  # type: ignore[no-untyped-def]
             scores[r, c] += table[k, c]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def smooth_rows(scores, offsets, weights, out):  # type: ignore[no-untyped-def]
     """Correlate each recording with float64 weights [2 * radius + 1] along its rows; edges repeat (``nearest``)."""
     radius = weights.shape[0] // 2
@@ -38,7 +39,7 @@ def smooth_rows(scores, offsets, weights, out):  # type: ignore[no-untyped-def]
                 out[r, c] = total[c]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def pull_to_groups(scores, group, size, amount):  # type: ignore[no-untyped-def]
     """In place ``(1 - amount) * score + amount * mean of its group``; group int32 [classes], -1 for none; size [k]."""
     mean = np.empty(size.shape[0])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Literal, Self, get_args
 
-from bce.engine.errors import BundleError, OptionsError
+from bce.engine.errors import BundleError, OptionsError, one_line, shown
 from bce.engine.taxonomy import Level
 
 SmoothOn = Literal["logits", "probabilities"]
@@ -45,7 +46,7 @@ class PostprocessOptions:
         _in_range("prior strength unknown", self.prior_unknown, MAX_STRENGTH)
         _in_range("sigma", self.sigma, MAX_SIGMA)
         if self.smooth_on not in get_args(SmoothOn):
-            raise OptionsError(f"smooth-on is '{self.smooth_on}', expected one of {', '.join(get_args(SmoothOn))}")
+            raise OptionsError(f"smooth-on is {shown(self.smooth_on)}, expected one of {', '.join(get_args(SmoothOn))}")
         levels = [level for level, _ in self.taxonomy]
         if levels != [level for level in LEVELS if level in levels]:
             raise OptionsError(f"taxonomy smoothing names {', '.join(levels)}, expected {', '.join(LEVELS)} once each")
@@ -79,16 +80,16 @@ def tuned_options(values: Mapping[str, Any]) -> PostprocessOptions:
     known = {option.name for option in fields(PostprocessOptions)}
     for name in values:
         if name not in known:
-            raise BundleError(f"has the unknown field 'post.{name}': it was written by a newer version")
+            raise BundleError(f"has the unknown field 'post.{one_line(name)}': it was written by a newer version")
         if not _is_of_its_kind(name, values[name]):
-            raise BundleError(f"field 'post.{name}' is {values[name]!r}, expected {_KINDS.get(name, 'a number')}")
+            raise BundleError(f"field 'post.{name}' is {shown(values[name])}, expected {_KINDS.get(name, 'a number')}")
     given = dict(values)
     try:
         if "taxonomy" in given:
             amounts = dict(given["taxonomy"])
             if unknown := set(amounts) - set(LEVELS):
                 raise OptionsError(
-                    f"taxonomy smoothing names {', '.join(sorted(unknown))}, expected {', '.join(LEVELS)}"
+                    f"taxonomy smoothing names {one_line(', '.join(sorted(unknown)))}, expected {', '.join(LEVELS)}"
                 )
             given["taxonomy"] = tuple((level, amounts[level]) for level in LEVELS if level in amounts)
         if "exclude" in given:
@@ -96,6 +97,28 @@ def tuned_options(values: Mapping[str, Any]) -> PostprocessOptions:
         return PostprocessOptions(**given)
     except OptionsError as error:
         raise BundleError(f"field 'post': {error.reason}") from None
+
+
+def kept_values(values: Mapping[str, Any], options: PostprocessOptions) -> tuple[str, ...]:
+    """Which of a bundle's tuned values a run has, by name and value: ("sigma 2", "taxonomy genus=0.1").
+
+    Args:
+        values: the manifest's field ``post``, checked by :func:`tuned_options`.
+        options: those of the run.
+    """
+    tuned = tuned_options(values)
+    kept = (option.name for option in fields(PostprocessOptions) if option.name in values)
+    return tuple(
+        _described(name, getattr(tuned, name)) for name in kept if getattr(options, name) == getattr(tuned, name)
+    )
+
+
+def _described(name: str, value: Any) -> str:
+    if name == "taxonomy":
+        value = ",".join(f"{level}={amount:g}" for level, amount in value)
+    elif name == "exclude":
+        value = ",".join(map(one_line, value))
+    return f"{name} {value or 'none'}"
 
 
 _KINDS = {
@@ -116,12 +139,12 @@ def _is_of_its_kind(name: str, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _in_range(name: str, value: float, largest: float) -> None:
-    if not 0 <= value <= largest:
-        raise OptionsError(f"{name} is {value:g}, expected 0 (off) to {largest:g}")
+    if not (_is_number(value) and 0 <= value <= largest):
+        raise OptionsError(f"{name} is {shown(value)}, expected 0 (off) to {largest:g}")
 
 
 def parse_prior_strength(text: str) -> tuple[float, float]:

@@ -49,6 +49,7 @@ class Postprocessor:
         grid: the chunks of the run.
         priors: the site x hour table, or None.
         required: steps that the user asked for by name.
+        brought: values of the options that the bundle brings, for :meth:`describe`.
 
     Raises:
         OptionsError: a required step lacks what it needs, or an excluded group does not exist.
@@ -70,7 +71,9 @@ class Postprocessor:
         grid: ChunkGrid,
         priors: Priors | None = None,
         required: Collection[Step] = (),
+        brought: Collection[str] = (),
     ) -> None:
+        self._brought = tuple(brought)
         self._missing: dict[Step, str] = {}
         if options.uses_prior and priors is None:
             self._missing["prior"] = "there are no priors (the bundle has none, none were given)"
@@ -156,4 +159,6 @@ class Postprocessor:
         for line, step in ((0, "prior"), (2, "taxonomy")):
             if step in self._missing:
                 lines[line] += f" ({self._missing[step]})"
+        if self._brought:
+            lines.append(f"of these the bundle brings: {', '.join(self._brought)}")
         return lines

@@ -16,7 +16,6 @@ where hour rates (0 for hours without labels) are smoothed around the clock by a
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,13 +26,25 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.errors import OptionsError, TableError
+from bce.engine.arrays import read_arrays
+from bce.engine.errors import OptionsError, TableError, one_line
 from bce.engine.files import beside
 
 HOURS = 24
 HOUR_SIGMA = 1.5
 CLIP = 1e-4
 FORMAT = 1
+MOST_WINDOWS = 1 << 40
+"""In a cell of a table: sums stay exact."""
+_ARRAYS = {
+    "format": ("i", 0),
+    "classes": ("U", 1),
+    "sites": ("U", 1),
+    "windows": ("i", 2),
+    "positives": ("i", 3),
+    "shrinkage": ("f", 1),
+}
+"""Of a file: the kind of numbers or texts of each array, and its dimensions."""
 
 Basis = Literal["site-hour", "site and hour", "site", "hour", "global"]
 """What a prior rests on: the pair; both, but never together; one of the two; or neither (the same everywhere)."""
@@ -68,6 +79,7 @@ class Priors:
             windows of no known hour; both count for the coarser rates only.
         positives: of these, windows with the class present, int64 [sites + 1, 25, classes].
         shrinkage: the weights of the formula.
+        path: the file they came from, for messages; None when they were counted.
     """
 
     classes: tuple[str, ...]
@@ -75,6 +87,7 @@ class Priors:
     windows: NDArray[np.int64]
     positives: NDArray[np.int64]
     shrinkage: Shrinkage = field(default_factory=Shrinkage)
+    path: Path | None = None
 
     @classmethod
     def count(
@@ -112,21 +125,17 @@ class Priors:
             TableError: the file is missing, is not such a table, or its arrays do not fit together.
         """
         file = Path(path)
-        try:
-            with np.load(file, allow_pickle=False) as content:
-                found = {name: content[name] for name in content.files}
-        except OSError as error:
-            raise TableError(f"cannot be read as priors ({error.strerror or error})", file) from None
-        except (ValueError, EOFError, zipfile.BadZipFile, TypeError):  # TypeError: a lone array, no archive
-            raise TableError("is not a file of priors: make one with bce-tools priors", file) from None
-        kinds = {"format": "i", "classes": "U", "sites": "U", "windows": "i", "positives": "i", "shrinkage": "f"}
-        for name, kind in kinds.items():
+        found = read_arrays(file, "a file of priors")
+        for name, (kind, dimensions) in _ARRAYS.items():
             if name not in found:
                 raise TableError(f"lacks the array '{name}': make priors with bce-tools priors", file)
             if found[name].size and found[name].dtype.kind != kind:
-                raise TableError(f"array '{name}' holds {found[name].dtype}: make priors with bce-tools priors", file)
-        if found["format"].tolist() != FORMAT:
-            raise TableError(f"has format {found['format'].tolist()}, this version reads {FORMAT}", file)
+                held = one_line(str(found[name].dtype))
+                raise TableError(f"array '{name}' holds {held}: make priors with bce-tools priors", file)
+            if found[name].ndim != dimensions:
+                raise TableError(f"array '{name}' has {found[name].ndim} dimensions, expected {dimensions}", file)
+        if found["format"] != FORMAT:
+            raise TableError(f"has format {found['format']}, this version reads {FORMAT}", file)
         classes, sites = tuple(found["classes"].tolist()), tuple(found["sites"].tolist())
         shape = (len(sites) + 1, HOURS + 1)
         for name, expected in (("windows", shape), ("positives", (*shape, len(classes))), ("shrinkage", (3,))):
@@ -135,9 +144,15 @@ class Priors:
         windows, positives = found["windows"].astype(np.int64), found["positives"].astype(np.int64)
         if len(set(classes)) != len(classes) or len(set(sites)) != len(sites):
             raise TableError("names a class or a site twice", file)
+        if windows.min(initial=0) < 0 or windows.max(initial=0) > MOST_WINDOWS:
+            raise TableError(f"counts fewer than 0 or more than {MOST_WINDOWS} windows", file)
         if positives.min(initial=0) < 0 or (positives > windows[..., None]).any():
             raise TableError("counts a class in fewer than 0 or more than all windows", file)
-        return cls(classes, sites, windows, positives, Shrinkage(*found["shrinkage"].tolist()))
+        try:
+            shrinkage = Shrinkage(*map(float, found["shrinkage"]))
+        except OptionsError as error:
+            raise TableError(error.reason, file) from None
+        return cls(classes, sites, windows, positives, shrinkage, file)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as ``.npz``, beside and then renamed."""
@@ -162,9 +177,12 @@ class Priors:
         place = {name: i for i, name in enumerate(self.classes)}
         for name in classes:
             if name not in place:
-                raise TableError(f"the priors do not know the class '{name}': make them with the bundle's taxonomy")
+                raise TableError(
+                    f"the priors do not know the class '{one_line(name)}': make them with the bundle's taxonomy",
+                    self.path,
+                )
         chosen = self.positives[..., [place[name] for name in classes]]
-        return type(self)(tuple(classes), self.sites, self.windows, chosen, self.shrinkage)
+        return type(self)(tuple(classes), self.sites, self.windows, chosen, self.shrinkage, self.path)
 
     def without(self, other: Priors) -> Self:
         """The table less the windows of another one with the same classes, for leaving out a recording or a site."""
@@ -172,7 +190,7 @@ class Priors:
         windows, positives = self.windows.copy(), self.positives.copy()
         windows[rows] -= other.windows
         positives[rows] -= other.positives
-        return type(self)(self.classes, self.sites, windows, positives, self.shrinkage)
+        return type(self)(self.classes, self.sites, windows, positives, self.shrinkage, self.path)
 
     def knows_site(self, site: str | None) -> bool:
         """Whether the site has labelled windows."""

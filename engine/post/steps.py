@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from bce.engine.errors import OptionsError
+from bce.engine.errors import OptionsError, shown
 from bce.engine.post.options import PostprocessOptions
 from bce.engine.taxonomy import Taxonomy
 
@@ -53,7 +53,7 @@ def taxonomy_groups(taxonomy: Taxonomy, options: PostprocessOptions) -> list[Gro
     named = {name for level, _ in options.levels for name in taxonomy.group_names(level)}
     for name in options.exclude:
         if options.levels and name not in named:
-            raise OptionsError(f"cannot exclude '{name}' from taxonomy smoothing: no group has this name")
+            raise OptionsError(f"cannot exclude {shown(name)} from taxonomy smoothing: no group has this name")
     return [Groups.of(taxonomy.groups(level, options.exclude), amount) for level, amount in options.levels]
 
 

@@ -9,19 +9,17 @@ be filled and written.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bce.engine.audio.reader import BLOCK_CHUNKS, AudioReader
-from bce.engine.errors import AudioError, OptionsError
+from bce.engine.audio.reader import BLOCK_CHUNKS
+from bce.engine.errors import OptionsError
 from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, plan_windows
 from bce.engine.recording import Recording
 from bce.engine.results import Shifts
 from bce.engine.run.pace import Stop
-from bce.engine.run.scheduler import THREAD_PREFIX
 
 RECENT_S = 60.0
 """Speed is that of the last minute, so that a machine that slows down half-way is noticed."""
@@ -29,6 +27,12 @@ MARGIN = 1.03
 """What is left is taken to last this much longer than predicted: the speed to come is not known."""
 RECOUNT_S = 0.5
 """What waits is counted this often: the list may be long."""
+RESERVE_MINUTES, RESERVE_SHARE = 3.0, 0.25
+"""The reserve where none is given: so much, but no larger share of the budget."""
+PATIENCE_SHARE, LEAST_PATIENCE_S = 0.1, 2.0
+"""A reader may deliver nothing for this share of the time for reading and computing, and for so long in any case."""
+CUT, ABANDON = 1 / 6, 1 / 3
+"""Shares of the reserve: blocks in flight may take this to end by themselves, and to end at all."""
 OUT_OF_TIME = "the time budget is used up"
 
 
@@ -38,20 +42,33 @@ class BudgetOptions:
 
     Attributes:
         minutes: from the start of the process to its end, above 0.
-        reserve_minutes: kept for post-processing and writing, at least 0 and less than ``minutes``.
+        reserve_minutes: kept for post-processing and writing, at least 0 and less than ``minutes``; None for 3 minutes,
+            or a quarter of the budget where that is less.
     """
 
     minutes: float
-    reserve_minutes: float = 3.0
+    reserve_minutes: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
             raise OptionsError(f"budget of {self.minutes:g} minutes: it must be above 0")
-        if not 0 <= self.reserve_minutes < self.minutes:
+        if self.reserve_minutes is not None and not 0 <= self.reserve_minutes < self.minutes:
             raise OptionsError(
                 f"reserve of {self.reserve_minutes:g} minutes: it must be at least 0 and less than the budget's"
                 f" {self.minutes:g}"
             )
+
+    @property
+    def reserve_s(self) -> float:
+        """The reserve in seconds."""
+        if self.reserve_minutes is None:
+            return min(RESERVE_MINUTES, RESERVE_SHARE * self.minutes) * 60
+        return self.reserve_minutes * 60
+
+    @property
+    def working_s(self) -> float:
+        """The time for reading and computing, in seconds from the start of the process."""
+        return self.minutes * 60 - self.reserve_s
 
 
 def process_began() -> float:
@@ -74,39 +91,6 @@ def shift_ladder(shifts_s: Shifts, window: WindowSpec) -> tuple[Shifts, ...]:
     return (shifts_s, *(shifts for shifts in fewer if max(map(abs, shifts)) <= window.window_s))
 
 
-class Headers:
-    """Reads the headers of recordings in the background, so that what is to come is known without waiting for it.
-
-    A file that hangs stalls this reading and nothing else.
-
-    Args:
-        recordings: all recordings of the run.
-        sample_rate, grid: as the run reads them.
-
-    Attributes:
-        chunks: chunks that each header promises, by stem, as far as the reading got.
-    """
-
-    def __init__(self, recordings: Sequence[Recording], sample_rate: int, grid: ChunkGrid) -> None:
-        self.chunks: dict[str, int] = {}
-        self._recordings = recordings
-        self._sample_rate = sample_rate
-        self._grid = grid
-        self._thread = threading.Thread(target=self._read, name=f"{THREAD_PREFIX}headers", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def _read(self) -> None:
-        for recording in self._recordings:
-            try:
-                with AudioReader(recording.path, self._sample_rate, self._grid) as reader:
-                    if reader.promised_chunks is not None:
-                        self.chunks[recording.stem] = reader.promised_chunks
-            except AudioError:
-                continue  # the run itself will say what is wrong with it
-
-
 class Budget:
     """A pace that keeps a deadline (see :class:`bce.engine.run.pace.Pace`).
 
@@ -114,12 +98,15 @@ class Budget:
         options: minutes and reserve.
         shifts_s: the shifts that were asked for.
         recordings: all recordings of the run.
-        stop: given a reason when time is up, and "abandon" when what is in flight does not end either.
+        stop: given a reason when time is up, then "cut" and "abandon" when what is in flight does not end either.
         window: the model's windows.
         grid: the run's chunks.
         promised: chunks by stem, as far as they are known; may grow during the run.
         began: when the process started, on ``clock``.
         clock: seconds, monotonic.
+
+    Attributes:
+        patience_s: how long a reader may deliver nothing.
     """
 
     def __init__(
@@ -143,12 +130,12 @@ class Budget:
         }
         self._stop = stop
         self._clock = clock
-        self._time_is_up = began + (options.minutes - options.reserve_minutes) * 60
-        # blocks in flight may take a third of the reserve to end by themselves
-        self._abandon = self._time_is_up + options.reserve_minutes * 60 / 3
+        self._time_is_up = began + options.working_s
+        self._cut = self._time_is_up + CUT * options.reserve_s
+        self._abandon = self._time_is_up + ABANDON * options.reserve_s
+        self.patience_s = max(PATIENCE_SHARE * options.working_s, LEAST_PATIENCE_S)
         self._promised = promised
-        self._stems = [recording.stem for recording in recordings]
-        self._opened = 0
+        self._unopened = dict.fromkeys(recording.stem for recording in recordings)
         self._waiting = (-1.0, 0.0)  # when it was counted, and how many chunks
         self._left: dict[str, int] = {}
         self._windows_in_flight = 0.0
@@ -160,7 +147,7 @@ class Budget:
         return max(abs(shift) for shifts in self._ladder for shift in shifts)
 
     def opened(self, recording: Recording, promised_chunks: int | None) -> None:
-        self._opened += 1
+        self._unopened.pop(recording.stem, None)
         self._left[recording.stem] = BLOCK_CHUNKS if promised_chunks is None else promised_chunks
 
     def shifts(self, recording: Recording, chunks: int) -> Shifts:
@@ -182,6 +169,7 @@ class Budget:
             self._recent.popleft()
 
     def finished(self, recording: Recording) -> None:
+        self._unopened.pop(recording.stem, None)  # it may have stalled before it was open
         self._left.pop(recording.stem, None)
 
     def tick(self) -> None:
@@ -189,8 +177,9 @@ class Budget:
         if now >= self._time_is_up and self._stop.reason is None:
             self._stop.deadline = True
             self._stop.reason = OUT_OF_TIME
-        if now >= self._abandon and self._stop.reason is not None:
-            self._stop.abandon = True
+        if self._stop.reason is not None:
+            self._stop.cut |= now >= self._cut
+            self._stop.abandon |= now >= self._abandon
 
     def predicted_end(self, shifts_s: Shifts) -> float:
         """When the run would end if all that has not begun got these shifts; 0 before anything is measured."""
@@ -210,7 +199,7 @@ class Budget:
 
     def _chunks_waiting(self) -> float:
         """Recordings whose header is not read yet count as the others do on average."""
-        waiting = self._stems[self._opened :]
+        waiting = self._unopened
         known = [self._promised[stem] for stem in waiting if stem in self._promised]
         typical = sum(known) / len(known) if known else BLOCK_CHUNKS
         return sum(known) + (len(waiting) - len(known)) * typical

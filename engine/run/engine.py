@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from numbers import Integral
+from typing import Literal, Self, get_args
 
 from bce.engine.audio.reader import AudioBlock
 from bce.engine.audio.recordings import find_recordings
-from bce.engine.errors import OptionsError
+from bce.engine.errors import OptionsError, shown
 from bce.engine.geometry import check_reach, check_shifts
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.member import Member
-from bce.engine.network.runtimes import BACKENDS
+from bce.engine.network.runtimes import BACKENDS, PRECISIONS
 from bce.engine.recording import Recording
 from bce.engine.results import BlockResult, Part, RecordingResult, Shifts, whole_recordings
 from bce.engine.run.pace import Pace, SteadyPace, Stop
 from bce.engine.run.scheduler import Scheduler
+from bce.engine.run.stalls import STALL_S
 
 FeaturesPer = Literal["chunk", "window"]
 
@@ -36,9 +39,15 @@ class EngineOptions:
     Attributes:
         threads: busy threads in all, at least 1; default: the CPUs that this process may use.
         shifts_s: test-time shifts of each chunk's window, in seconds; None for the bundle's own.
-        precision: which backbone of the bundle; "bf16" is its float32 one in bfloat16, with the openvino backend only.
+        precision: which backbone of the bundle, one of :data:`bce.engine.network.runtimes.PRECISIONS`; "bf16" is its
+            float32 one in bfloat16, with the openvino backend only.
         backend: what runs the backbone, "onnxruntime" or "openvino".
+        stall_s: a reader that delivers nothing for so many seconds fails its recording; above 0. A deadline may ask for
+            less patience.
         features: keep the backbone's features as a mean over a chunk's shifts ("chunk") or one by one ("window").
+
+    Raises:
+        OptionsError: naming a value that there is not. Whether the bundle has the precision, its engine says.
     """
 
     threads: int = field(default_factory=usable_cpus)
@@ -46,18 +55,24 @@ class EngineOptions:
     precision: str = "fp32"
     features: FeaturesPer | None = None
     backend: str = "onnxruntime"
+    stall_s: float = STALL_S
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise OptionsError(f"threads is {self.threads}, it must be at least 1")
-        if self.features not in (None, *get_args(FeaturesPer)):
-            raise OptionsError(f"features is {self.features!r}, it must be one of {', '.join(get_args(FeaturesPer))}")
-        if self.backend not in BACKENDS:
-            raise OptionsError(f"backend is {self.backend!r}, it must be one of {', '.join(BACKENDS)}")
+        if not isinstance(self.threads, Integral) or isinstance(self.threads, bool) or self.threads < 1:
+            raise OptionsError(f"threads is {shown(self.threads)}, it must be a whole number of at least 1")
+        if not self.stall_s > 0:
+            raise OptionsError(f"stall is {self.stall_s:g} s, it must be above 0")
+        for name, value, allowed in (
+            ("features", self.features, (None, *get_args(FeaturesPer))),
+            ("backend", self.backend, BACKENDS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in allowed:
+                raise OptionsError(f"{name} is {shown(value)}, it must be one of {', '.join(map(str, allowed))}")
         if self.precision == "bf16" and self.backend != "openvino":
             raise OptionsError("bf16 needs --backend openvino: ONNX Runtime has no bfloat16 on CPUs")
         if self.shifts_s is not None:
-            check_shifts(self.shifts_s)
+            object.__setattr__(self, "shifts_s", check_shifts(self.shifts_s))  # exactly on their grid
 
     def shifts_for(self, bundle: Bundle) -> Shifts:
         """The shifts of a run with a bundle.
@@ -74,38 +89,59 @@ class EngineOptions:
 class Engine:
     """Runs a bundle over recordings.
 
-    >>> engine = Engine(Bundle.load("perch_bundle"), EngineOptions(threads=2))
-    >>> for result in engine.run(["soundscapes/"]):
-    ...     print(result.recording.stem, result.logits.shape)
+    >>> with Engine(Bundle.load("perch_bundle"), EngineOptions(threads=2)) as engine:
+    ...     for result in engine.run(["soundscapes/"]):
+    ...         print(result.recording.stem, result.logits.shape)
+
+    It makes one run at a time, and as many as one likes one after the other, until it is closed.
 
     Attributes:
         bundle: what runs.
         options: how.
         shifts_s: the test-time shifts.
-        member: the bundle's frontend and network.
         grid: the chunks of the output.
+        stop_switch: of the run in progress, or of the next one.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions | None = None) -> None:
         self.bundle = bundle
         self.options = options or EngineOptions()
         self.shifts_s = self.options.shifts_for(bundle)
-        self.member = Member(bundle, self.options.precision, self.options.backend, self.options.threads)
-        self.grid = self.member.grid
+        self._member: Member | None = Member(bundle, self.options.precision, self.options.backend, self.options.threads)
+        self.grid = bundle.manifest.grid
         self.stop_switch = Stop()
+        self._busy = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def member(self) -> Member:
+        """The bundle's frontend and network.
+
+        Raises:
+            OptionsError: the engine is closed.
+        """
+        if self._member is None:
+            raise OptionsError("the engine is closed: make another one", self.bundle.path)
+        return self._member
 
     def stop(self, reason: str, *, abandon: bool = False) -> None:
         """Take no further audio block. What is in flight is still given out, the rest is marked "not_run".
 
+        It ends the run in progress, or else the next one as soon as it begins; the run after that is whole.
         Safe to call from a signal handler or another thread. With ``abandon``, what is in flight is not waited for.
         """
         self.stop_switch.deadline = False
         self.stop_switch.reason = reason
-        self.stop_switch.abandon = abandon
+        self.stop_switch.cut = self.stop_switch.abandon = abandon
 
     def close(self) -> None:
-        """Give back the network's memory, some 200 MB. Nothing can run afterwards."""
-        del self.member
+        """Give back the network's memory, some 200 MB. Nothing can run afterwards; to close again does nothing."""
+        self._member = None
 
     def score(
         self, recordings: Sequence[Recording | str | os.PathLike[str]], pace: Pace | None = None
@@ -120,23 +156,36 @@ class Engine:
             pace: decides on shifts as the run goes on; default: :attr:`shifts_s` for all.
 
         Raises:
-            OptionsError: a path is missing, or nothing is found.
+            OptionsError: a path is missing, nothing is found, the engine is closed; or, with the first part, that it
+                has another run in progress.
         """
+        _ = self.member  # a closed engine says so here
         given = [item for item in recordings if isinstance(item, Recording)]
         paths = [item for item in recordings if not isinstance(item, Recording)]
         if paths:
             given += find_recordings(paths)
-        scheduler = Scheduler(
-            given,
-            self.compute,
-            pace or SteadyPace(self.shifts_s),
-            self.options.threads,
-            self.stop_switch,
-            self.member.model.classes,
-            self.member.window.sample_rate,
-            self.grid,
-        )
-        return scheduler.parts()
+        return self._parts(given, pace or SteadyPace(self.shifts_s))
+
+    def _parts(self, recordings: Sequence[Recording], pace: Pace) -> Generator[Part, None, None]:
+        """A run: its own pass of the scheduler, with a stop switch that nothing else gets."""
+        if not self._busy.acquire(blocking=False):
+            raise OptionsError("the engine has a run in progress: take all of its results, or close their iterator")
+        try:
+            scheduler = Scheduler(
+                recordings,
+                self.compute,
+                pace,
+                self.options.threads,
+                self.stop_switch,
+                self.member.model.classes,
+                self.member.window.sample_rate,
+                self.grid,
+                min(self.options.stall_s, pace.patience_s),
+            )
+            yield from scheduler.parts()
+        finally:
+            self.stop_switch = Stop()
+            self._busy.release()
 
     def run(
         self, recordings: Sequence[Recording | str | os.PathLike[str]], pace: Pace | None = None
@@ -148,5 +197,5 @@ class Engine:
         return whole_recordings(self.score(recordings, pace))
 
     def compute(self, block: AudioBlock, shifts_s: Shifts) -> BlockResult:
-        """Inputs, features and logits of one audio block."""
-        return self.member.compute(block, shifts_s, self.options.features)
+        """Inputs, features and logits of one audio block, of its first chunks where the run is cut."""
+        return self.member.compute(block, shifts_s, self.options.features, lambda: self.stop_switch.cut)

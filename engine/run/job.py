@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ class Job:
         recording: which.
         reader: None before it is opened, and where it cannot be.
         decoding: a worker has the reader.
+        worker: which, the last one that had it.
+        left_behind: the reader stalled, and that worker with it.
         exhausted: nothing more will be decoded.
         stopped: the run was stopped before its end.
         abandoned: what is in flight is not waited for.
@@ -35,6 +38,8 @@ class Job:
     recording: Recording
     reader: AudioReader | None = None
     decoding: bool = True
+    worker: threading.Thread | None = None
+    left_behind: bool = False
     exhausted: bool = False
     stopped: bool = False
     abandoned: bool = False
@@ -56,6 +61,11 @@ class Job:
     def promised_chunks(self) -> int | None:
         """By the header; None where it cannot be read or does not say."""
         return None if self.reader is None else self.reader.promised_chunks
+
+    @property
+    def progress(self) -> float:
+        """Seconds that were decoded, -1 before the recording is open."""
+        return -1.0 if self.reader is None else self.reader.delivered_s
 
     @property
     def held(self) -> int:
@@ -124,6 +134,7 @@ class Job:
             source_rate=None if reader is None else reader.source_rate,
             promised_s=None if reader is None else reader.promised_s,
             delivered_s=0.0 if reader is None else reader.delivered_s,
+            notes=() if reader is None else reader.notes,
             windows=self._windows,
             seconds=self._seconds + StageSeconds(decode=self.decode_s),
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bce.engine.post.postprocessor import Postprocessor, ScoredPart
 from bce.engine.results import Part
-from bce.engine.run.budget import Headers
 from bce.engine.run.engine import Engine
+from bce.engine.run.headers import Headers
 from bce.engine.run.record import RunReport
 from bce.engine.tables.expected_rows import ExpectedRows
 from bce.engine.tables.feature_files import FeatureSink
@@ -28,6 +28,7 @@ class Outputs:
         postprocessor: from logits to the table's scores; None without a table.
         headers: of the recordings, for those that cannot be opened later.
         report: told of every recording, and of the table.
+        safe_csv: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class Outputs:
         postprocessor: Postprocessor | None,
         headers: Headers,
         report: RunReport,
+        *,
+        safe_csv: bool = False,
     ) -> None:
         bundle, grid, stop = engine.bundle, engine.grid, engine.stop_switch
 
@@ -47,13 +50,13 @@ class Outputs:
 
         self._report = report
         self._postprocessor = postprocessor
-        self._expected = ExpectedRows(grid, sample, headers.chunks, fills)
+        self._expected = ExpectedRows(grid, sample, headers.all, fills)
         self._scores: ScoreTableSink | None = None
         self._features: FeatureSink | None = None
         self._sinks: list[Sink[ScoredPart] | Sink[Part]] = []
         try:
             if out is not None:
-                self._scores = ScoreTableSink(out, bundle.classes, grid, self._expected, sample, fills)
+                self._scores = ScoreTableSink(out, bundle.classes, grid, self._expected, sample, fills, safe=safe_csv)
                 self._sinks.append(self._scores)
             if features_out is not None:
                 widths, manifest = engine.member.model.widths, bundle.manifest
@@ -85,10 +88,22 @@ class Outputs:
             self._report.add(part.recording, part.outcome, computed + missing, computed, prior_from=prior)
 
     def finish(self) -> None:
-        """Write the tables."""
+        """Write the tables: each, also where another cannot be.
+
+        Raises:
+            OSError: of all that could not have their names, and where they are instead.
+        """
         clock = time.perf_counter()
+        lost: list[OSError] = []
         for sink in self._sinks:
-            sink.finish()
+            try:
+                sink.finish()
+            except OSError as error:
+                lost.append(error)
+        if lost:
+            first, *others = lost
+            told = "; ".join([str(first.strerror), *(f"{error.filename}: {error.strerror}" for error in others)])
+            raise OSError(first.errno, told, first.filename)
         if self._scores is not None and (summary := self._scores.summary) is not None:
             self._report.rows, self._report.filled = summary.rows, summary.filled
         self._report.write_s += time.perf_counter() - clock

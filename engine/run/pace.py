@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,11 +16,13 @@ class Stop:
 
     Attributes:
         reason: set: no further audio block is taken, what is in flight is finished.
+        cut: set as well: audio blocks in flight end after their next window, with the chunks that are complete.
         abandon: set as well: what is in flight is not waited for either (a reader may hang for ever).
         deadline: the stop is a deadline's: what is left is to be filled, not left out.
     """
 
     reason: str | None = None
+    cut: bool = False
     abandon: bool = False
     deadline: bool = False
 
@@ -35,6 +38,10 @@ class Pace(Protocol):
     @property
     def reach_s(self) -> float:
         """The furthest that a shift may reach, in seconds: how much context an audio block needs."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long a reader may deliver nothing at most, in seconds."""
 
     def opened(self, recording: Recording, promised_chunks: int | None) -> None:
         """A recording's header has been read; None when it promises nothing."""
@@ -57,6 +64,7 @@ class SteadyPace:
     """The same shifts for all, however long it takes."""
 
     shifts_s: Shifts
+    patience_s = math.inf
 
     @property
     def reach_s(self) -> float:

@@ -13,6 +13,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.recording import Recording
 from bce.engine.run.budget import shift_ladder
 from bce.engine.run.engine import Engine, EngineOptions
+from bce.engine.run.headers import HEADER_S, looked_at
 
 MEASURED_CHUNKS = 4
 """Chunks that each thread runs: with five shifts about 16 windows, so half a second of Perch."""
@@ -23,7 +24,7 @@ class Plan:
     """What a run would take.
 
     Attributes:
-        recordings: how many there are, and how many of them cannot be opened.
+        recordings: how many there are, and how many of them cannot be opened or deliver nothing.
         unreadable: see above.
         chunks: by the headers.
         audio_s: by the headers.
@@ -62,23 +63,30 @@ def plan(bundle: Bundle, options: EngineOptions, recordings: Sequence[Recording]
         AudioError: not one recording can be read.
     """
     window, grid = bundle.manifest.window, bundle.manifest.grid
-    chunks, audio_s, readable = 0, 0.0, []
-    for recording in recordings:
-        try:
-            with AudioReader(recording.path, window.sample_rate, grid) as reader:
-                chunks += reader.promised_chunks or 0
-                audio_s += reader.promised_s or 0.0
-        except AudioError:
+    chunks, audio_s, unreadable = 0, 0.0, 0
+    begin: list[Recording] = []  # readable ones, of which the start can be read too
+
+    def look(recording: Recording) -> tuple[int, float]:
+        with AudioReader(recording.path, window.sample_rate, grid) as reader:
+            if len(begin) < options.threads:
+                next(reader)
+            return reader.promised_chunks or 0, reader.promised_s or 0.0
+
+    for recording, promised in looked_at(recordings, look, min(options.stall_s, HEADER_S)):
+        if promised is None:
+            unreadable += 1
             continue
-        readable.append(recording)
-    if not readable:
+        chunks, audio_s = chunks + promised[0], audio_s + promised[1]
+        if len(begin) < options.threads:
+            begin.append(recording)
+    if not begin:
         raise AudioError("not one of the recordings can be read", recordings[0].path)
     engine = Engine(bundle, replace(options, features=None))
     minutes: dict[int, float] = {}
     for shifts_s in shift_ladder(engine.shifts_s, window):
-        seconds_per_chunk = _seconds_per_chunk(engine, readable, shifts_s)
+        seconds_per_chunk = _seconds_per_chunk(engine, begin, shifts_s)
         minutes[len(shifts_s)] = (start_up_s + seconds_per_chunk * chunks) / 60
-    return Plan(len(recordings), len(recordings) - len(readable), chunks, audio_s, minutes)
+    return Plan(len(recordings), unreadable, chunks, audio_s, minutes)
 
 
 def _seconds_per_chunk(engine: Engine, recordings: Sequence[Recording], shifts_s: tuple[float, ...]) -> float:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import TextIO, cast
 
 from tqdm import tqdm
 
 from bce.engine.results import Outcome
+from bce.engine.screen import Screen, printable
 
 _LINE_EVERY_S = 15.0
 
 
 class Progress:
-    """Recordings done, speed as a multiple of real time, and the time left.
+    """Recordings done, speed as a multiple of real time, and the time left. A screen that is gone ends no run.
 
     Args:
         total: number of recordings.
@@ -23,7 +24,7 @@ class Progress:
     """
 
     def __init__(self, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = Screen(stream or sys.stderr)
         self._total = total
         self._done = 0
         self._audio_s = 0.0
@@ -31,7 +32,9 @@ class Progress:
         self._bar = None
         self._lines = not quiet and not self._stream.isatty()
         if not quiet and not self._lines:
-            self._bar = tqdm(total=total, unit="recording", file=self._stream, dynamic_ncols=True, smoothing=0.1)
+            self._bar = tqdm(
+                total=total, unit="recording", file=cast(TextIO, self._stream), dynamic_ncols=True, smoothing=0.1
+            )
 
     def update(self, outcome: Outcome) -> None:
         """Count a recording that has ended."""
@@ -45,18 +48,14 @@ class Progress:
         elif self._lines and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             left_s = (now - self._began) / self._done * (self._total - self._done)
-            print(
-                f"{self._done}/{self._total} recordings, {speed:.0f}x real time, {duration(left_s)} left",
-                file=self._stream,
-                flush=True,
-            )
+            self._stream.say(f"{self._done}/{self._total} recordings, {speed:.0f}x real time, {duration(left_s)} left")
 
     def say(self, line: str) -> None:
         """Print a line, unless quiet, without breaking the bar."""
         if self._bar is not None:
-            self._bar.write(line, file=self._stream)
+            self._bar.write(printable(line), file=cast(TextIO, self._stream))
         elif self._lines:
-            print(line, file=self._stream, flush=True)
+            self._stream.say(line)
 
     def close(self) -> None:
         if self._bar is not None:

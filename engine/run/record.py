@@ -27,6 +27,7 @@ class RunReport:
         recordings: one entry per recording, in order.
         rows, filled: rows of the table, and how many of them were filled because they could not be computed.
         missing: recordings of the sample submission that were not there.
+        passed_over: what the walk of the folders went past, and why, a line each.
         interrupted: the signal that ended the run early, if one did.
         wall_s: from the start of the process's work to the finished table.
         ready_s: from there until the first recording was begun: reading tables, loading the graphs.
@@ -40,6 +41,7 @@ class RunReport:
     rows: int = 0
     filled: int = 0
     missing: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
     interrupted: str | None = None
     stages: StageSeconds = field(default_factory=StageSeconds)
     postprocess_s: float = 0.0
@@ -57,9 +59,10 @@ class RunReport:
         self.windows += outcome.windows
         self.recordings.append(
             {
-                "recording": str(recording.path),
+                "recording": recording.path_text,
                 "status": outcome.status,
                 "reason": outcome.reason,
+                "notes": list(outcome.notes),
                 "rows": expected,
                 "filled": expected - computed,
                 "chunks_by_shifts": outcome.chunks_by_shifts,
@@ -128,6 +131,7 @@ class RunReport:
                 "write": round(self.write_s, 3),
             },
             "missing_recordings": self.missing,
+            "passed_over": self.passed_over,
             "recordings": self.recordings,
         }
         write_json(path, content, indent=1)

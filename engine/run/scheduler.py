@@ -21,6 +21,7 @@ from bce.engine.recording import Recording
 from bce.engine.results import BlockResult, Part, Shifts
 from bce.engine.run.job import Job
 from bce.engine.run.pace import Pace, Stop
+from bce.engine.run.stalls import STALL_S, THREAD_PREFIX, StallWatch
 
 PART_S = 3600.0
 """A part holds at most so many seconds of a recording."""
@@ -28,8 +29,6 @@ _PENDING_BYTES = 64 << 20
 """Computed blocks may wait for a slow earlier recording up to this size before workers pause."""
 _PENDING_RECORDINGS = 4096
 """Recordings, likewise: those that cannot be read take no bytes."""
-THREAD_PREFIX = "bce-"
-"""Of the names of all threads that the engine starts."""
 _POLL_S = 0.2
 """How soon a stop that was asked for from a signal handler is seen."""
 
@@ -51,6 +50,8 @@ class Scheduler:
         classes: number of classes, for recordings without any row.
         sample_rate: that ``compute`` wants, in Hz.
         grid: the chunks of the run.
+        stall_s: a reader that delivers nothing for so long fails its recording; another worker takes the place of the
+            one that hangs in it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Scheduler:
         classes: int,
         sample_rate: int,
         grid: ChunkGrid,
+        stall_s: float = STALL_S,
     ) -> None:
         self._recordings = recordings
         self._compute = compute
@@ -82,15 +84,15 @@ class Scheduler:
         self._pending_bytes = 0
         self._crash: BaseException | None = None
         self._closed = False
+        self._stalls = StallWatch(stall_s)
+        self._workers: list[threading.Thread] = []
+        """Those that are to be waited for: not those that a reader holds."""
 
     def parts(self) -> Generator[Part, None, None]:
         """Yield the parts of all recordings, in order. Closing the iterator ends the workers after their block."""
-        workers = [
-            threading.Thread(target=self._work, name=f"{THREAD_PREFIX}worker-{number}", daemon=True)
-            for number in range(self._threads)
-        ]
-        for worker in workers:
-            worker.start()
+        with self._changed:
+            for _ in range(self._threads):
+                self._start_worker()
         try:
             for index in range(len(self._recordings)):
                 last = False
@@ -102,8 +104,27 @@ class Scheduler:
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
-            for worker in workers if not self._stop.abandon else ():
-                worker.join()
+            while not self._stop.abandon and self._workers:
+                self._workers[0].join(_POLL_S)
+                with self._changed:
+                    self._workers = [worker for worker in self._workers if worker.is_alive()]
+                    self._look()
+
+    def _start_worker(self) -> None:
+        worker = threading.Thread(target=self._work, name=f"{THREAD_PREFIX}worker", daemon=True)
+        self._workers.append(worker)
+        worker.start()
+
+    def _look(self) -> None:
+        """Look at the clock: is the time used up, has a reader stalled?"""
+        self._pace.tick()
+        for job, reason in self._stalls.stalled(self._jobs.values()):
+            job.error = reason
+            job.decoding, job.exhausted, job.left_behind = False, True, True
+            self._close_if_done(job)
+            self._workers = [worker for worker in self._workers if worker is not job.worker]
+            self._start_worker()
+            self._changed.notify_all()
 
     def _wait_for(self, index: int) -> Part:
         """The next part of a recording."""
@@ -111,7 +132,7 @@ class Scheduler:
             self._wanted = index
             self._changed.notify_all()
             while True:
-                self._pace.tick()
+                self._look()
                 if self._crash is not None:
                     raise self._crash
                 if self._stop.reason is not None:
@@ -138,8 +159,8 @@ class Scheduler:
 
     def _work(self) -> None:
         try:
-            while (job := self._take()) is not None:
-                self._step(job)
+            while (job := self._take()) is not None and self._step(job):
+                pass
         except BaseException as error:  # whatever it is, the caller of parts() gets it
             with self._changed:
                 self._crash = error
@@ -149,14 +170,15 @@ class Scheduler:
         """The job whose next audio block this worker shall decode; None when there is nothing left to do."""
         with self._changed:
             while True:
+                self._look()
                 if self._closed or self._crash is not None or self._stop.reason is not None:
                     return None
                 for job in self._jobs.values():
                     if not job.decoding and not job.exhausted and self._has_room(job):
-                        job.decoding = True
+                        job.decoding, job.worker = True, threading.current_thread()
                         return job
                 if self._next_index < len(self._recordings) and self._may_open():
-                    job = Job(self._next_index, self._recordings[self._next_index])
+                    job = Job(self._next_index, self._recordings[self._next_index], worker=threading.current_thread())
                     self._next_index += 1
                     self._jobs[job.index] = job
                     return job
@@ -177,12 +199,21 @@ class Scheduler:
             return True
         return job.index == self._wanted and job.held < self._part_chunks
 
-    def _step(self, job: Job) -> None:
-        """Decode one audio block of a job, let the reader go, and compute the block."""
+    def _step(self, job: Job) -> bool:
+        """Decode one audio block of a job, let the reader go, and compute the block.
+
+        Returns:
+            whether this worker goes on: another one has its place if the reader held it for too long.
+        """
         began = time.perf_counter()
         opened = job.reader is not None
-        block = self._decode(job)
+        block, error = self._decode(job)
         with self._changed:
+            if job.left_behind:
+                if job.reader is not None:
+                    job.reader.close()
+                return False
+            job.error = error
             if not opened:
                 self._pace.opened(job.recording, job.promised_chunks)
             job.decode_s += time.perf_counter() - began
@@ -192,29 +223,31 @@ class Scheduler:
             self._close_if_done(job)
             self._changed.notify_all()
             if block is None:
-                return
+                return True
             shifts_s = self._pace.shifts(job.recording, block.chunks)
         result = self._compute(block, shifts_s)
         with self._changed:
             self._pace.computed(job.recording, block.chunks, shifts_s, result.windows)
             job.in_flight -= 1
-            if job.index in self._jobs:  # else it was abandoned
+            job.stopped |= len(result.logits) < block.chunks  # it was cut
+            if job.index in self._jobs and len(result.logits):  # else it was abandoned, or nothing came of it
                 job.blocks[block.first_chunk] = result
                 self._pending_bytes += result.nbytes
             self._close_if_done(job)
             self._changed.notify_all()
+        return True
 
-    def _decode(self, job: Job) -> AudioBlock | None:
+    def _decode(self, job: Job) -> tuple[AudioBlock | None, str | None]:
+        """The next audio block, None after the last one, and what went wrong."""
         try:
             if job.reader is None:
                 job.reader = AudioReader(job.recording.path, self._sample_rate, self._grid, self._pace.reach_s)
-            return next(job.reader, None)
+            return next(job.reader, None), None
         except AudioError as error:
-            job.error = error.reason
+            return None, error.reason
         except Exception as error:
             # a decoder can fail in ways of its own: the recording fails with what it said, the run goes on
-            job.error = f"cannot be decoded ({type(error).__name__}: {error})"
-        return None
+            return None, f"cannot be decoded ({type(error).__name__}: {error})"
 
     def _stop_open_jobs(self) -> None:
         """After a stop nothing more is read; a job ends when its blocks in flight are computed."""
@@ -226,5 +259,5 @@ class Scheduler:
     def _close_if_done(self, job: Job) -> None:
         if job.done and not job.abandoned:  # an abandoned reader may still be in use
             self._pace.finished(job.recording)
-            if job.reader is not None:
+            if job.reader is not None and not job.left_behind:
                 job.reader.close()

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from bce.engine.errors import OptionsError, TableError
-from bce.engine.files import check_place
+from bce.engine.errors import OptionsError, TableError, one_line
+from bce.engine.files import check_apart, check_place
 from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.steps import Groups, smooth_taxonomy, taxonomy_groups
 from bce.engine.scales import to_logits
@@ -45,6 +45,7 @@ class BlendOptions:
         allow_missing: rows or classes that a table lacks take the mean of the tables that have them.
         taxonomy_smoothing: what :class:`PostprocessOptions` calls taxonomy: level and amount.
         exclude: groups that smoothing leaves alone.
+        safe_csv: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
 
     Raises:
         OptionsError: a value is out of range.
@@ -54,6 +55,7 @@ class BlendOptions:
     allow_missing: bool = False
     taxonomy_smoothing: tuple[tuple[Literal["genus", "family", "class"], float], ...] = ()
     exclude: tuple[str, ...] = ()
+    safe_csv: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -110,18 +112,23 @@ def blend(
         taxonomy: the class table for smoothing.
 
     Raises:
-        OptionsError: no inputs, weights that are all 0, smoothing without a taxonomy, a place that cannot be written.
+        OptionsError: no inputs, weights that are all 0, smoothing without a taxonomy, a place that cannot be written
+            or that is one of the inputs.
         TableError: an input is not a score table; tables differ in rows or classes; logit mode meets a score outside
             0..1; the taxonomy lacks a class or a level.
     """
     options = options or BlendOptions()
     target = check_format(out)
     check_place(target)
+    read = [path for path, _ in inputs]
+    check_apart([target], read if taxonomy is None or taxonomy.path is None else [*read, taxonomy.path])
     if not inputs:
         raise OptionsError("nothing to blend: give at least one score table")
     given = [weight for _, weight in inputs]
-    if any(not (weight >= 0 and math.isfinite(weight)) for weight in given) or not sum(given) > 0:
-        raise OptionsError(f"weights {', '.join(f'{w:g}' for w in given)} must be 0 or more and not all 0")
+    if any(not (weight >= 0 and math.isfinite(weight)) for weight in given) or not 0 < sum(given) < math.inf:
+        raise OptionsError(
+            f"weights {', '.join(f'{w:g}' for w in given)} must be 0 or more and not all 0, with a finite sum"
+        )
     weights = [weight / sum(given) for weight in given]
     if options.smoothing.levels and taxonomy is None:
         raise OptionsError("taxonomy smoothing needs a taxonomy: give --taxonomy taxonomy.csv")
@@ -151,7 +158,7 @@ def blend(
             total[columns[column], where] += weight * values
             if share is not None:
                 share[columns[column], where] += weight
-    with ScoreFileWriter(target, classes) as sink:
+    with ScoreFileWriter(target, classes, safe=options.safe_csv) as sink:
         for start, scores in _means(total, share):
             if options.mode == "logit":
                 scores = expit(scores)
@@ -211,7 +218,7 @@ def _require_same(what: str, first: ScoreFile, expected: pa.Array, other: ScoreF
     lacking = expected.filter(pc.is_null(pc.index_in(expected, value_set=found)))
     unknown = found.filter(pc.is_null(pc.index_in(found, value_set=expected)))
     parts = [
-        f"{verb} {len(names)} {what} ({', '.join(names.slice(0, 3).to_pylist())}{', ...' if len(names) > 3 else ''})"
+        f"{verb} {len(names)} {what} ({_first_of(names)})"
         for verb, names in (("lacks", lacking), ("adds", unknown))
         if len(names)
     ]
@@ -219,9 +226,16 @@ def _require_same(what: str, first: ScoreFile, expected: pa.Array, other: ScoreF
         raise TableError(f"differs from {first.path}: it {' and '.join(parts)}; --allow-missing fills", other.path)
 
 
+def _first_of(names: pa.Array) -> str:
+    first = ", ".join(map(one_line, names.slice(0, 3).to_pylist()))
+    return f"{first}, ..." if len(names) > 3 else first
+
+
 def _scratch(folder: Path, classes: int, rows: int) -> NDArray[np.float64]:
     """Zeros [classes, rows] in a file without a name, so that it is gone whatever happens."""
     if 0 in (classes, rows):
         return np.zeros((classes, rows))
     with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a disk that fills under a memory map kills the process
+            os.posix_fallocate(file.fileno(), 0, 8 * classes * rows)
         return np.memmap(file, np.float64, "w+", shape=(classes, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -19,7 +20,8 @@ class ExpectedRows:
     Args:
         grid: the run's chunks.
         sample: a sample submission, whose rows are then the table's.
-        promised: chunks by stem of recordings that cannot be opened but whose header was read once; may grow.
+        promised: chunks by stem that the headers of the run's recordings promise, asked for when one has none to tell;
+            may grow once the run is stopped.
         fills: whether recordings that were not run still get their rows; asked when one ends.
 
     Raises:
@@ -27,13 +29,20 @@ class ExpectedRows:
     """
 
     def __init__(
-        self, grid: ChunkGrid, sample: SampleSubmission | None, promised: Mapping[str, int], fills: Callable[[], bool]
+        self,
+        grid: ChunkGrid,
+        sample: SampleSubmission | None,
+        promised: Callable[[], Mapping[str, int]],
+        fills: Callable[[], bool],
     ) -> None:
         self._sampled = None if sample is None else sample.positions(grid)
         self._promised = promised
         self._fills = fills
-        self._unknown = grid.chunks(60.0)
-        """Chunks of a recording that cannot be opened and that nothing names: those of one minute."""
+        self._minute = grid.chunks(60.0)
+        self._usual: int | None = None
+        """The commonest length of the run by its headers, once somebody asked."""
+        self._delivered = Counter[int]()
+        """How many recordings that ended well had so many chunks."""
         self._answered: tuple[Recording, NDArray[np.int64]] | None = None
 
     def computed(self, recording: Recording, first_chunk: int, chunks: int) -> NDArray[np.int64]:
@@ -61,9 +70,31 @@ class ExpectedRows:
         if self._sampled is not None:
             wanted = self._sampled[recording.stem]
             return wanted[wanted >= chunks]
-        promised = outcome.promised_chunks
-        if promised is None:
-            promised = self._promised.get(recording.stem, self._unknown)
-        if outcome.status == "not_run" and not self._fills():
+        promised = outcome.promised_chunks or 0
+        if outcome.status == "ok":
+            self._delivered[chunks] += 1
+        elif outcome.status == "not_run" and not self._fills():
             promised = 0
+        elif not promised:
+            promised = self._promise(recording.stem)
         return np.arange(chunks, max(promised, chunks), dtype=np.int64)
+
+    def _promise(self, stem: str) -> int:
+        """Chunks of a recording that is not whole and that promised none when it was opened, if it could be.
+
+        It is taken to be as long as most recordings of the run: by their headers, else by what those before it
+        delivered, else a minute. So a file that is empty, damaged or too short for a chunk has its rows all the same.
+        """
+        promised = self._promised()
+        if own := promised.get(stem):
+            return own
+        if self._usual is None:
+            self._usual = _commonest(Counter(list(promised.values())))
+        return self._usual or _commonest(self._delivered) or self._minute
+
+
+def _commonest(lengths: Counter[int]) -> int | None:
+    """The commonest length above 0, of equally common ones the middle, of two the longer; None where there is none."""
+    most = max((count for chunks, count in lengths.items() if chunks), default=0)
+    common = sorted(chunks for chunks, count in lengths.items() if chunks and count == most)
+    return common[len(common) // 2] if common else None

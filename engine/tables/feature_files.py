@@ -32,6 +32,7 @@ class FeatureSink:
 
     Raises:
         OptionsError: ``out`` ends otherwise.
+        OSError: it cannot be written.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class FeatureSink:
         bundle: str = "",
         notice: str = "",
     ) -> None:
-        self._file = Beside(check_feature_file(out))
+        path = check_feature_file(out)
         self._schema = pa.schema(
             [
                 ("row_id", pa.string()),
@@ -60,8 +61,11 @@ class FeatureSink:
         self._widths = widths
         self._window = window
         self._grid = grid
+        self._file = Beside(path)
         try:
-            self._writer = pq.ParquetWriter(self._file.partial, self._schema, compression="zstd")
+            if self._file.trouble is not None:  # nothing has run yet: say it now
+                raise self._file.trouble
+            self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         except BaseException:
             self._file.discard()
             raise
@@ -77,7 +81,7 @@ class FeatureSink:
         recording = part.recording
         columns = [
             pa.array([f"{recording.stem}_{_seconds(end)}" for end in end_s]),
-            pa.array([str(recording.path)] * rows),
+            pa.array([recording.path_text] * rows),
             pa.array([recording.site] * rows, pa.string()),
             pa.array([recording.start_time] * rows, pa.timestamp("ms", tz="UTC")),
             pa.array(start_s),
@@ -96,10 +100,8 @@ class FeatureSink:
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        try:
-            self._writer.close()  # writes the end of the file, and may fail where the disk is full
-        finally:
-            self._file.discard()
+        self._writer.is_open = False  # else it writes its end when it is collected
+        self._file.discard()
 
 
 def check_feature_file(path: str | os.PathLike[str]) -> Path:

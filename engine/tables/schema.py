@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from bce.engine.errors import OptionsError, TableError
+from bce.engine.errors import OptionsError, TableError, shown
 from bce.engine.geometry import ChunkGrid
 
 ROW_ID = "row_id"
@@ -25,6 +25,8 @@ META = pa.schema(
 """What parquet tables of a run also say of each row."""
 
 BATCH_BYTES = 2 << 20
+MOST_DIGITS = 9
+"""Of an end second: recordings of up to 31 years."""
 
 
 def batch_rows(classes: int) -> int:
@@ -40,7 +42,7 @@ def check_format(path: str | os.PathLike[str]) -> Path:
     """
     file = Path(path)
     if file.suffix.lower() not in FORMATS:
-        raise OptionsError(f"ends in '{file.suffix}': a score table is a .csv or a .parquet file", file)
+        raise OptionsError(f"ends in {shown(file.suffix)}: a score table is a .csv or a .parquet file", file)
     return file
 
 
@@ -56,8 +58,8 @@ def parse_row_id(text: str) -> tuple[str, int]:
         TableError: the id does not end in ``_`` and a whole number of seconds above 0.
     """
     stem, _, end = text.rpartition("_")
-    if not (stem and end.isascii() and end.isdigit() and int(end) > 0):
-        raise TableError(f"row id '{text}' is not <stem>_<end second>")
+    if not (stem and end.isascii() and end.isdigit() and len(end) <= MOST_DIGITS and int(end) > 0):
+        raise TableError(f"row id {shown(text)} is not <stem>_<end second>")
     return stem, int(end)
 
 

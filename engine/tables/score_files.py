@@ -8,13 +8,14 @@ because every tie that rounding makes costs AUC.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bce.engine.errors import TableError
+from bce.engine.errors import TableError, has_controls, one_line, shown
 from bce.engine.files import Beside
 from bce.engine.tables.schema import BATCH_BYTES, META, ROW_ID, batch_rows, check_format
 
@@ -51,7 +52,10 @@ class ScoreFile:
             raise TableError(f"has no column '{ROW_ID}': expected a score table", file)
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise TableError(f"has the column '{twice[0]}' twice", file)
+            raise TableError(f"has the column {shown(twice[0])} twice", file)
+        strange = [name for name in names if not name or has_controls(name)]
+        if strange:
+            raise TableError(f"has a column called {shown(strange[0])}: expected the label of a class", file)
         classes = tuple(name for name in names if name != ROW_ID and name not in META.names)
         if not classes:
             raise TableError(f"has no column of scores beside '{ROW_ID}'", file)
@@ -63,13 +67,20 @@ class ScoreFile:
         Raises:
             TableError: an id is there twice, or empty.
         """
-        ids = pa.concat_arrays([pa.array([], pa.string()), *(b.column(0) for b in self._batches([ROW_ID]))])
+        parts = [pa.array([], pa.string())]
+        for batch in self._batches([ROW_ID]):
+            try:
+                parts.append(batch.column(0).cast(pa.string()))
+                parts[-1].validate(full=True)
+            except pa.ArrowException as error:
+                raise TableError(f"has a row id that is no text ({_first_line(error)})", self.path) from None
+        ids = pa.concat_arrays(parts)
         if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
             raise TableError("has a row without a row id", self.path)
         if pc.count_distinct(ids).as_py() != len(ids):
             values, counts = pc.value_counts(ids).flatten()
             first = values.filter(pc.greater(counts, 1))[0].as_py()
-            raise TableError(f"has the row id '{first}' more than once", self.path)
+            raise TableError(f"has the row id {shown(first)} more than once", self.path)
         return ids
 
     def batches(self) -> Iterator[NDArray[np.float64]]:
@@ -82,13 +93,13 @@ class ScoreFile:
         for batch in self._batches(list(self.classes)):
             try:
                 columns = [c.cast(pa.float64()).to_numpy(zero_copy_only=False) for c in batch.columns]
-            except pa.ArrowInvalid as error:
+            except pa.ArrowException as error:
                 raise TableError(f"has a score that is not a number ({_first_line(error)})", self.path) from None
             scores = np.stack(columns).T
             if not np.isfinite(scores).all():
                 row, column = np.argwhere(~np.isfinite(scores))[0]
                 raise TableError(
-                    f"data row {start + row + 1} has no finite number for class '{self.classes[column]}' "
+                    f"data row {start + row + 1} has no finite number for class {shown(self.classes[column])} "
                     "(NaN, infinite or empty)",
                     self.path,
                 )
@@ -115,14 +126,14 @@ class ScoreFile:
                 ),
             ) as reader:
                 yield from reader
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except Exception as error:  # of damaged bytes: Arrow's own, and those of what it calls
             if "Empty CSV file" in str(error):
                 return
-            raise TableError(f"is not a score table ({_first_line(error)})", self.path) from None
+            raise TableError(f"is not a score table, or damaged ({_first_line(error)})", self.path) from None
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return one_line(next(iter(str(error).splitlines()), type(error).__name__), most=200)
 
 
 def _csv_header(path: Path) -> list[str]:
@@ -131,18 +142,27 @@ def _csv_header(path: Path) -> list[str]:
             return next(csv.reader(stream), [])
     except UnicodeDecodeError:
         raise TableError("is not CSV text: expected a score table", path) from None
+    except csv.Error as error:
+        raise TableError(f"is not CSV ({error}): expected a score table", path) from None
+    except OSError as error:
+        raise TableError(f"cannot be read ({error.strerror})", path) from None
 
 
 def _parquet_header(path: Path) -> list[str]:
     try:
         schema = pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise TableError(f"is not a parquet file ({_first_line(error)})", path) from None
-    for field in schema:
-        numeric = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
-        if field.name != ROW_ID and field.name not in META.names and not numeric:
-            raise TableError(f"column '{field.name}' holds {field.type}, expected scores", path)
-    return list(schema.names)
+        names = [str(name) for name in schema.names]
+    except Exception as error:  # as above
+        raise TableError(f"is not a parquet file, or damaged ({_first_line(error)})", path) from None
+    for name, kind in zip(names, schema.types, strict=True):
+        if name == ROW_ID:
+            text = kind.value_type if pa.types.is_dictionary(kind) else kind
+            fits, expected = pa.types.is_string(text) or pa.types.is_large_string(text), "row ids"
+        else:
+            fits, expected = pa.types.is_floating(kind) or pa.types.is_integer(kind), "scores"
+        if not fits and name not in META.names:
+            raise TableError(f"column {shown(name)} holds {one_line(str(kind))}, expected {expected}", path)
+    return names
 
 
 class ScoreFileWriter:
@@ -154,28 +174,33 @@ class ScoreFileWriter:
         path: the file to write; its ending chooses the format.
         classes: the labels of the columns.
         meta: whether batches bring the columns of :data:`META` (CSV leaves them out).
+        safe: put an apostrophe before names in CSV that a spreadsheet would take for a formula (:data:`FORMULA`).
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, meta: bool = False) -> None:
-        self._file_beside = Beside(check_format(path))
-        self._csv = self._file_beside.path.suffix.lower() == ".csv"
+    def __init__(
+        self, path: str | os.PathLike[str], classes: Sequence[str], *, meta: bool = False, safe: bool = False
+    ) -> None:
+        self._path = check_format(path)
+        self._csv = self._path.suffix.lower() == ".csv"
+        self._safe = safe and self._csv
         self._meta = META if meta and not self._csv else pa.schema([])
         scores = [pa.field(name, pa.float64()) for name in classes]
         self._schema = pa.schema([pa.field(ROW_ID, pa.string()), *self._meta, *scores])
 
     def __enter__(self) -> Self:
-        partial = self._file_beside.partial
+        self._file = Beside(self._path)
         try:
             if self._csv:
-                with open(partial, "w", encoding="utf-8", newline="") as stream:
-                    csv.writer(stream, lineterminator="\n").writerow(self._schema.names)
-                self._file: Any = open(partial, "ab")
+                header = io.StringIO(newline="")
+                names = self._schema.names
+                csv.writer(header, lineterminator="\n").writerow(_defused(names) if self._safe else names)
+                self._file.write(header.getvalue().encode("utf-8"))
             else:
                 # Scores hardly repeat: a dictionary of them costs time and space for nothing.
                 texts = [field.name for field in self._schema if field.type == pa.string()]
-                self._file = pq.ParquetWriter(partial, self._schema, compression="zstd", use_dictionary=texts)
+                self._parquet = pq.ParquetWriter(self._file, self._schema, compression="zstd", use_dictionary=texts)
         except BaseException:
-            self._file_beside.discard()
+            self._file.discard()
             raise
         return self
 
@@ -188,8 +213,11 @@ class ScoreFileWriter:
         columns = np.ascontiguousarray(np.asarray(scores, dtype=np.float64).T)
         table = pa.Table.from_arrays([ids, *extra, *(pa.array(column) for column in columns)], schema=self._schema)
         if not self._csv:
-            self._file.write_table(table, row_group_size=max(1, len(ids)))
+            self._parquet.write_table(table, row_group_size=max(1, len(ids)))
             return
+        if self._safe:
+            ids = pa.array(_defused(ids.to_pylist()), pa.string())
+            table = table.set_column(0, ROW_ID, ids)
         # Arrow either quotes every text or none, and refuses to write one that needs quotes without them.
         special = pc.any(pc.match_substring_regex(ids, '[,"\r\n]')).as_py()
         style = "needed" if special else "none"
@@ -200,8 +228,19 @@ class ScoreFileWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._file.close()
             if kind is None:
-                self._file_beside.keep()
+                if not self._csv:
+                    self._parquet.close()
+                self._file.keep()
         finally:
-            self._file_beside.discard()
+            if not self._csv:
+                self._parquet.is_open = False  # else it writes its end when it is collected
+            self._file.discard()
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so is a formula to a spreadsheet (OWASP, "CSV Injection")."""
+
+
+def _defused(cells: Sequence[str]) -> list[str]:
+    return [f"'{cell}" if cell.startswith(FORMULA) else cell for cell in cells]

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bce.engine.errors import TableError
+from bce.engine.files import Scratch
 from bce.engine.geometry import ChunkGrid
 from bce.engine.recording import Recording
 from bce.engine.tables.schema import META, batch_rows, check_format, row_id, whole_chunk_s
@@ -39,7 +40,7 @@ class WriteSummary:
 class ScoreWriter:
     """Collects a run's rows and writes them as one table at the end, in bounded memory.
 
-    Rows come recording by recording, in output order, and lie in ``<out>.spool`` until :meth:`close` writes the table
+    Rows come recording by recording, in output order, and lie in a nameless file until :meth:`close` writes the table
     beside its place and renames it: only then are the fills known, and the order of a sample submission. Rows that were
     not computed get the per-class mean of the rows that were; where there are none, 1 / classes, as BirdCLEF's own
     sample submission has it.
@@ -51,6 +52,7 @@ class ScoreWriter:
         classes: the labels of the columns, in the order of the scores.
         grid: the chunks of the rows.
         sample: if given, the table gets exactly its rows and its order of rows and classes.
+        safe: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
 
     Raises:
         OptionsError: ``out`` ends in neither, or the chunks are not whole seconds long.
@@ -63,15 +65,17 @@ class ScoreWriter:
         classes: Sequence[str],
         grid: ChunkGrid,
         sample: SampleSubmission | None = None,
+        *,
+        safe: bool = False,
     ) -> None:
         self.out = check_format(out)
+        self._safe = safe
         self._chunk_s = whole_chunk_s(grid)
         self.classes = tuple(classes)
         self._sample = sample
         if sample is not None:
             sample.check_classes(self.classes)
-        self._spool_path = self.out.with_name(self.out.name + ".spool")
-        self._spool = open(self._spool_path, "wb")  # noqa: SIM115 - open from the first row to close()
+        self._spool = Scratch(self.out.parent)
         self._sum = np.zeros(len(self.classes))
         self._recordings: list[Recording] = []
         self._ends: list[NDArray[np.int64]] = []
@@ -108,11 +112,14 @@ class ScoreWriter:
         self.add(recording, None, end_s)
 
     def close(self, *, fill: bool = True) -> WriteSummary:
-        """Write the table and remove the spool.
+        """Write the table.
 
         Args:
             fill: fill rows that were not computed (those given to :meth:`add_missing` and those that only the sample
                 has). Without it they are left out, for a run that was interrupted.
+
+        Raises:
+            OSError: it cannot have its name; see :meth:`bce.engine.files.Beside.keep`.
         """
         rows = self._rows(fill)
         n_computed, n_classes = rows.n_computed, len(self.classes)
@@ -121,11 +128,10 @@ class ScoreWriter:
         column_of = {name: i for i, name in enumerate(self.classes)}
         permutation = np.array([column_of[name] for name in columns])
 
-        self._spool.flush()
-        shape = (n_computed, n_classes)
-        spool = np.memmap(self._spool_path, np.float64, "r", shape=shape) if n_computed else np.zeros(shape)
+        content = self._spool.content() if n_computed else b""
+        spool = np.frombuffer(content, np.float64).reshape(n_computed, n_classes)
         step = batch_rows(n_classes)
-        with ScoreFileWriter(self.out, columns, meta=True) as sink:
+        with ScoreFileWriter(self.out, columns, meta=True, safe=self._safe) as sink:
             for start in range(0, len(rows.ids), step):
                 place = rows.place[start : start + step]
                 scores = np.broadcast_to(fill_value, (len(place), n_classes)).copy()
@@ -133,7 +139,6 @@ class ScoreWriter:
                 owners = [None if r < 0 else self._recordings[r] for r in rows.recording[start : start + step]]
                 meta = _meta(owners, rows.end_s[start : start + step], self._chunk_s)
                 sink.write(rows.ids.slice(start, step), scores[:, permutation], meta)
-        del spool
         self.discard()
         filled = int((rows.place < 0).sum())
         return WriteSummary(len(rows.ids), filled, n_computed - (len(rows.ids) - filled))
@@ -158,11 +163,8 @@ class ScoreWriter:
         return rows if fill else rows.where(rows.place >= 0)
 
     def discard(self) -> None:
-        """Remove the spool without writing a table."""
-        try:
-            self._spool.close()  # may write what is left, and fail again where the disk is full
-        finally:
-            self._spool_path.unlink(missing_ok=True)
+        """Forget the rows."""
+        self._spool.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +196,7 @@ class _Rows:
 def _meta(owners: Sequence[Recording | None], end_s: NDArray[np.int64], chunk_s: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [
-            pa.array([None if o is None else str(o.path) for o in owners], pa.string()),
+            pa.array([None if o is None else o.path_text for o in owners], pa.string()),
             pa.array([None if o is None else o.site for o in owners], pa.string()),
             pa.array([None if o is None else o.start_time for o in owners], META.field("start_time").type),
             pa.array(end_s - chunk_s),

@@ -39,6 +39,7 @@ class ScoreTableSink:
         expected: which rows the table has.
         sample: a sample submission, whose order of rows and classes is then the table's.
         fills: whether rows that were not computed are filled; asked at the end.
+        safe: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
 
     Attributes:
         summary: what was written; None before :meth:`finish`.
@@ -52,8 +53,10 @@ class ScoreTableSink:
         expected: ExpectedRows,
         sample: SampleSubmission | None,
         fills: Callable[[], bool],
+        *,
+        safe: bool = False,
     ) -> None:
-        self._writer = ScoreWriter(out, classes, grid, sample)
+        self._writer = ScoreWriter(out, classes, grid, sample, safe=safe)
         self._chunk_s = whole_chunk_s(grid)
         self._expected = expected
         self._fills = fills

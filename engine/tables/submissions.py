@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bce.engine.errors import TableError
+from bce.engine.errors import TableError, shown
 from bce.engine.geometry import ChunkGrid
 from bce.engine.tables.schema import parse_row_id, whole_chunk_s
 from bce.engine.tables.score_files import ScoreFile, ScoreFileWriter
@@ -73,7 +73,7 @@ class SampleSubmission:
         for stem, end_s in self._ends:
             if end_s % chunk_s:
                 raise TableError(
-                    f"row id '{stem}_{end_s}' is not <stem>_<end second> with an end second of "
+                    f"row id {shown(f'{stem}_{end_s}')} is not <stem>_<end second> with an end second of "
                     f"{chunk_s}, {2 * chunk_s}, {3 * chunk_s}, ...",
                     self.path,
                 )
@@ -89,7 +89,7 @@ class SampleSubmission:
         lacking = [name for name in self.classes if name not in set(classes)]
         unknown = [name for name in classes if name not in set(self.classes)]
         if lacking or unknown:
-            first = f"'{lacking[0]}' is not among the run's" if lacking else f"it lacks '{unknown[0]}'"
+            first = f"{shown(lacking[0])} is not among the run's" if lacking else f"it lacks {shown(unknown[0])}"
             raise TableError(
                 f"has {len(self.classes)} classes that differ from the run's {len(classes)}: {first}", self.path
             )

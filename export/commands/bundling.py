@@ -15,15 +15,28 @@ from bce.engine.files import folder_beside, sha256, write_text
 from bce.engine.frontends import perch
 from bce.engine.frontends.base import make_frontend
 from bce.engine.network.bundle import CLASSES, HEAD, MANIFEST, PARITY, PRIORS, Bundle
-from bce.engine.network.manifest import Head, HeadKind, Input, Manifest, Output, OutputKind, Score, Source
+from bce.engine.network.manifest import (
+    Head,
+    HeadKind,
+    Input,
+    Manifest,
+    Output,
+    OutputKind,
+    Score,
+    Source,
+    identity_of,
+)
+from bce.export.commands.info import published_line
 from bce.export.commands.options import FP32, INT8, OUTPUTS, ExportOptions
 from bce.export.commands.planning import Given, Plan, gather, plan
 from bce.export.heads.graph import export_head
+from bce.export.heads.trained_on import Network, compare_networks, sample_features
 from bce.export.perch.architecture import BLOCKS, EMBEDDING, INT8_FIRST_BLOCKS, LABEL
 from bce.export.perch.download import resolve
 from bce.export.perch.exact import Exact, exact_log_mel, prepared
 from bce.export.perch.graph import export_backbone, output_widths, pointwise_block
 from bce.export.perch.sources import PerchSource, read_source
+from bce.export.perch.weights import MOST_ZEROS, zeroed_kernels
 from bce.export.proof.calibration import Int8, calibration_inputs, quantize_within_limits
 from bce.export.proof.comparison import ParityReport
 from bce.export.proof.gates import Limits
@@ -67,8 +80,21 @@ def export_source(source: PerchSource, options: ExportOptions, say: Say = lambda
 
 
 def _check_place(options: ExportOptions) -> None:
-    """Refuse early to write where something is."""
+    """Refuse early to write where something is, or where nothing can be written."""
     out = Path(options.out)
+    place = Path(os.path.realpath(out))
+    for given in options.inputs:
+        source = Path(os.path.realpath(given))
+        if place in (source, *source.parents):
+            raise BundleError(f"is to be written, and is or holds the input {given}: choose another place", out)
+        if source in place.parents and source.is_dir():
+            raise BundleError(f"lies in the input {given}: choose another place", out)
+    for folder in place.parents:
+        if (folder / MANIFEST).is_file():
+            raise BundleError(f"lies in the bundle {folder}: choose another place", out)
+    there = next(folder for folder in place.parents if os.path.lexists(folder))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BundleError(f"cannot be written: {there} is not a folder that can be written to", out)
     if not os.path.lexists(out):
         return
     if not (out / MANIFEST).is_file():
@@ -80,8 +106,12 @@ def _check_place(options: ExportOptions) -> None:
 def _export(source: PerchSource, options: ExportOptions, given: Given, say: Say) -> Bundle:
     out = Path(options.out)
     say(f"read {source.path.name}: {_described(source)}")
+    say(f"source: {published_line(source.sha256)}")
+    _check_zeros(source, say)
     if source.notice:
         say(f"notice: {source.notice}")
+    if given.labels is not None and given.labels != Path(str(options.perch_labels)).expanduser():
+        say(f"class names: the published list, {given.labels}")
     planned = plan(options, source, given)
     for line in planned.lines(options):
         say(line)
@@ -104,12 +134,28 @@ def _export(source: PerchSource, options: ExportOptions, given: Given, say: Say)
     return bundle
 
 
+def _check_zeros(source: PerchSource, say: Say) -> None:
+    """Refuse a file with a kernel of zeros: such a block may hear nothing while the others do."""
+    for name, share in zeroed_kernels(source.weights).items():
+        if share > MOST_ZEROS:
+            raise ExportError(f"{name}: {share:.0%} of its numbers are 0, the file is damaged", source.path)
+        if not source.lossy:
+            say(f"source: {name}: {share:.1%} of its numbers are 0, the file may be damaged")
+
+
 def _write_graphs(source: PerchSource, options: ExportOptions, planned: Plan, folder: Path, say: Say) -> Candidate:
     """The backbone and the head, and what they should be."""
     backbone, head, folds = folder / BACKBONE, folder / HEAD, planned.folds
     outputs = export_backbone(source.weights, backbone, planned.blocks, options.all_outputs, planned.class_map)
     say(f"wrote {BACKBONE}: {_size(backbone)}, outputs {', '.join(outputs)}")
+    frontend = perch.spec(planned.preparation)
     if folds:
+        features = sample_features(backbone, make_frontend(frontend, perch.WINDOW), perch.WINDOW, list(folds[0].blocks))
+        network = Network(identity_of(sha256(backbone), perch.WINDOW, ENTRY, frontend, outputs), features)
+        for fold in folds:
+            for note in fold.notes:
+                say(f"{Path(str(fold.path)).name} {note}")
+            say(compare_networks(fold, network, options.any_backbone))
         export_head(folds, head)
         say(f"wrote {HEAD}: {_size(head)}, {len(folds)} fold{'s' * (len(folds) > 1)} averaged")
     classes = 0 if planned.classes is None else len(planned.classes)
@@ -117,7 +163,7 @@ def _write_graphs(source: PerchSource, options: ExportOptions, planned: Plan, fo
         backbone=backbone,
         window=perch.WINDOW,
         input=ENTRY,
-        frontend=perch.spec(planned.preparation),
+        frontend=frontend,
         widths=output_widths(source.weights.architecture, outputs, classes),
         definition=Definition(
             plain=perch.spec("none"),
@@ -224,6 +270,9 @@ def parity_lines(report: ParityReport) -> Iterator[str]:
         yield "parity: structure checked, numbers not (the source cannot run here)"
     for key, value in report.summary().items():
         yield f"parity: {key.replace('_', ' ')} {value:.1e}"
+    for name, share in report.constant.items():
+        if share:
+            yield f"parity: {share:.1%} of the numbers of {name} are the same on all check windows"
     if report.rounded:
         yield (
             f"parity: {len(report.rounded)} of {len(report.comparisons)} comparisons are over the first limit by"

@@ -64,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
         help="fp32, or fp32,int8 for a faster, less exact second backbone",
     )
     add("--calibrate", nargs="+", default=(), type=Path, metavar="PATH", help="recordings to measure int8 on")
+    add(
+        "--any-backbone",
+        action="store_true",
+        help="export a head onto another network than the one that it was trained on",
+    )
     add("--out", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add("--force", action="store_true", help="replace the bundle that is there")
     add("--info", type=Path, metavar="BUNDLE", help="describe a bundle and its proof, and do nothing else")
@@ -114,6 +119,7 @@ def _export(args: argparse.Namespace) -> None:
         check_against=args.check_against,
         precisions=tuple(args.precision.split(",")),
         calibrate=tuple(args.calibrate),
+        any_backbone=args.any_backbone,
         force=args.force,
     )
     export_bundle(options, lambda line: print(line, flush=True))

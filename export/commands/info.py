@@ -7,12 +7,21 @@ from collections.abc import Iterator, Sequence
 
 from bce.engine.network.bundle import PARITY, Bundle
 from bce.engine.network.manifest import Manifest
+from bce.export.perch.download import published_name
 
 _REDISTRIBUTION = {
     True: "the bundle may be passed on",
     False: "the bundle must not be passed on",
     None: "whether the bundle may be passed on is not known",
 }
+
+
+def published_line(digest: str) -> str:
+    """Whether a source is one of the files whose SHA-256 is published."""
+    name = published_name(digest)
+    if name is None:
+        return "the SHA-256 is none of those that are published: that these are Perch's weights is not known"
+    return f"the SHA-256 is that of the published {name}"
 
 
 def info_lines(bundle: Bundle) -> Iterator[str]:
@@ -25,6 +34,7 @@ def info_lines(bundle: Bundle) -> Iterator[str]:
     yield f"  source       {source.file}, {source.form}, licence {source.licence}"
     yield f"               {_REDISTRIBUTION[source.may_redistribute]}"
     yield f"               SHA-256 {source.sha256}"
+    yield f"               {published_line(source.sha256)}"
     yield f"  family       {manifest.family}"
     yield f"  window       {window.window_s:g} s at {window.sample_rate} Hz"
     yield f"  frontend     {_frontend(manifest)}"

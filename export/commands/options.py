@@ -38,6 +38,7 @@ class ExportOptions:
         check_against: another published form of the same model whose numbers are the proof; None for the source's own.
         precisions: "fp32", and "int8" beside it where wanted.
         calibrate: recordings and folders on which int8 is compared with fp32; needed for it.
+        any_backbone: export a trained head onto another network than its own as well.
         force: replace a bundle that is there.
     """
 
@@ -55,6 +56,7 @@ class ExportOptions:
     check_against: str | Path | None = None
     precisions: tuple[str, ...] = (FP32,)
     calibrate: tuple[str | os.PathLike[str], ...] = ()
+    any_backbone: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -86,6 +88,8 @@ class ExportOptions:
             raise OptionsError("--precision fp32,int8 and --calibrate FOLDER_OF_RECORDINGS go together")
         if PERCH_HEAD in self.head and len(self.head) > 1:
             raise OptionsError("head: give either 'perch' or checkpoints, not both")
+        if self.any_backbone and not self.trained:
+            raise OptionsError("--any-backbone is about the network of a trained head: give one with --head")
         if self.trained and BLOCKS not in self.outputs:
             raise OptionsError("outputs: a trained head needs the blocks' features, add 'blocks'")
 
@@ -99,3 +103,10 @@ class ExportOptions:
         """The outputs in the graph's order, with what the head adds."""
         wanted = {*self.outputs, *([LABEL] if self.head == (PERCH_HEAD,) else [])}
         return tuple(output for output in OUTPUTS if output in wanted)
+
+    @property
+    def inputs(self) -> tuple[str | os.PathLike[str], ...]:
+        """Every file and folder that is read, apart from recordings."""
+        tables = (self.perch_labels, self.taxonomy, self.priors, self.post)
+        models = (self.perch, self.check_against, *(self.head if self.trained else ()))
+        return tuple(given for given in (*models, *tables) if given is not None and os.path.exists(given))

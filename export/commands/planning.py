@@ -17,11 +17,12 @@ from bce.engine.post.postprocessor import Postprocessor
 from bce.engine.post.priors import Priors
 from bce.engine.taxonomy import LABEL as LABEL_COLUMN
 from bce.engine.taxonomy import SCIENTIFIC_NAME, Taxonomy
-from bce.export.classes import ClassMap, all_classes, map_classes, numbered_names, read_perch_labels
+from bce.export.classes import NO_SIGNAL, ClassMap, all_classes, map_classes, numbered_names, read_perch_labels
 from bce.export.commands.options import ExportOptions
 from bce.export.heads.checkpoints import Fold, agreeing_folds, first_difference
 from bce.export.heads.loading import load_head
 from bce.export.perch.architecture import BLOCKS, DEFAULT_BLOCKS, LABEL
+from bce.export.perch.download import resolve_labels
 from bce.export.perch.sources import PerchSource
 from bce.export.proof.check_audio import CheckInput, check_inputs, recordings_in
 
@@ -35,6 +36,7 @@ class Given:
     inputs: list[CheckInput]
     priors: Priors | None = None
     post: dict[str, Any] = field(default_factory=dict)
+    labels: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ class Plan:
             yield f"blocks {_listed(self.blocks)}, preparation {self.preparation}"
         if self.class_map is not None:
             mapped, proxies, silent = self.class_map.counts
+            unsaid = "" if self.class_map.taxonomy.has_level("class") else " (it names no taxon classes)"
             yield (
-                f"{len(self.class_map.members)} classes: {mapped} by name, {proxies} by their genus, "
-                f"{silent} without signal"
+                f"{len(self.class_map.members)} classes: {mapped} by name, {proxies} by their genus{unsaid}, "
+                f"{silent} without signal, whose logit is the constant {NO_SIGNAL:g}"
             )
 
 
@@ -90,7 +93,8 @@ def gather(options: ExportOptions) -> Given:
     folds = tuple(load_head(path, labels, options.preparation) for path in options.head) if options.trained else ()
     for path in options.calibrate:
         recordings_in(path)
-    return Given(folds, taxonomy, check_inputs(WINDOW, options.check_audio), priors, post)
+    names = None if options.perch_labels is None else resolve_labels(options.perch_labels)
+    return Given(folds, taxonomy, check_inputs(WINDOW, options.check_audio), priors, post, names)
 
 
 def read_post(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -137,8 +141,7 @@ def plan(options: ExportOptions, source: PerchSource, given: Given) -> Plan:
     class_map: ClassMap | None = None
     prototypes = source.weights.prototypes
     if LABEL in options.all_outputs and prototypes is not None:
-        path = options.perch_labels
-        names = None if path is None else read_perch_labels(path, prototypes.classes)
+        names = None if given.labels is None else read_perch_labels(given.labels, prototypes.classes)
         if taxonomy is not None:
             class_map = _class_map(options, taxonomy, names)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bce.engine.errors import OptionsError
+from bce.engine.errors import ExportError, OptionsError
 from bce.engine.frontends.perch import Preparation
 from bce.export.heads.checkpoints import Fold, HeadCheckpoint, load_checkpoint
 from bce.export.heads.tensorflow_heads import load_tensorflow_head
@@ -19,6 +19,10 @@ def load_head(path: str, labels: tuple[str, ...] | None, preparation: Preparatio
         OptionsError: it is TensorFlow's and the classes or the preparation are missing, or are not as many.
     """
     if not is_tensorflow_head(Path(path)):
+        if Path(path).suffix == ".onnx":
+            raise ExportError(
+                "is an ONNX file: heads are checkpoints of bce-tools, Keras or TFLite files, or SavedModels", path
+            )
         return load_checkpoint(path)
     if labels is None:
         raise OptionsError("does not say its classes: give --taxonomy with them, in the order of its logits", path)
@@ -27,4 +31,5 @@ def load_head(path: str, labels: tuple[str, ...] | None, preparation: Preparatio
     head = load_tensorflow_head(path)
     if len(labels) != head.classes:
         raise OptionsError(f"gives {head.classes} logits, the taxonomy has {len(labels)} classes", path)
-    return HeadCheckpoint(head, labels, head.blocks, preparation, path=path)
+    notes = ("ends in a sigmoid, which is taken off: logits are what goes into it",) if head.squashed else ()
+    return HeadCheckpoint(head, labels, head.blocks, preparation, path=path, notes=notes)

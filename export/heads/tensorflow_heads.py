@@ -10,26 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import compose, helper
+from scipy.special import expit
 
 from bce.engine.errors import BceError, BundleError, ExportError, OptionsError, ParityError
 from bce.engine.files import write_bytes
 from bce.engine.network.bundle import LOGITS
 from bce.engine.network.manifest import HeadKind
+from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import open_session
+from bce.export.heads.endings import check_range, take_off_sigmoid
 from bce.export.heads.tensorflow_graph import canonical
-from bce.export.heads.tensorflow_opening import Run, open_head
-from bce.export.readers.tensorflow import EXTRA, tensorflow
+from bce.export.heads.tensorflow_opening import Array, Run, form_of, open_head
+from bce.export.readers.tensorflow import EXTRA, telling_line, tensorflow
 
 RELATIVE_L2 = 1e-5
 """Of the logits, ONNX Runtime against TensorFlow."""
 
-_BATCHES = (1, 5)
+_BATCHES = (1, 50)
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class TensorFlowHead:
         blocks: width of each block's features by name, in order of the blocks.
         classes: how many logits it gives.
         model: inputs by block, one output "logits", any batch.
-        run: the logits [batch, classes] of features by block, by TensorFlow.
+        run: the outputs [batch, classes] of features by block, by TensorFlow.
         parameter_count: numbers among the graph's constants.
+        squashed: whether ``run`` gives the sigmoid of the logits.
     """
 
     path: Path
@@ -51,6 +56,7 @@ class TensorFlowHead:
     model: onnx.ModelProto
     run: Run
     parameter_count: int
+    squashed: bool = False
 
     @property
     def kind(self) -> HeadKind:
@@ -67,9 +73,55 @@ class TensorFlowHead:
         write_bytes(path, mean_head(heads).SerializeToString())
 
     def __call__(self, features: Sequence[torch.Tensor], /) -> torch.Tensor:
-        """Like a head that was trained here: features in the order of ``blocks``."""
+        """Like a head that was trained here: features in the order of ``blocks``.
+
+        Where TensorFlow gives the sigmoid of the logits, they come from the graph, whose sigmoid must be TensorFlow's.
+
+        Raises:
+            ParityError: it is not.
+        """
         given = {name: x.numpy() for name, x in zip(self.blocks, features, strict=True)}
-        return torch.from_numpy(self.run(given).copy())
+        if not self.squashed:
+            return torch.from_numpy(self.run(given).copy())
+        return torch.from_numpy(self.compared(given))
+
+    @cached_property
+    def session(self) -> ort.InferenceSession:
+        """The graph, as the engine runs it."""
+        try:
+            return open_session(self.model.SerializeToString())
+        except BundleError as error:
+            raise ExportError(f"what tf2onnx wrote {error.reason}") from None
+
+    def compared(self, features: Mapping[str, Array]) -> Array:
+        """The graph's logits [batch, classes], which must be TensorFlow's.
+
+        Raises:
+            ExportError: ONNX Runtime cannot run it, or gives another shape.
+            ParityError: they are not.
+        """
+        batch = len(next(iter(features.values())))
+        try:
+            (logits,) = self.session.run([LOGITS], dict(features))
+        except Exception as error:  # ONNX Runtime has no common class for its errors
+            raise ExportError(f"ONNX Runtime cannot run it at batch {batch} ({str(error).splitlines()[0]})") from None
+        try:
+            expected = self.run(features)
+        except Exception as error:  # TensorFlow has many
+            raise ExportError(f"TensorFlow cannot run it at batch {batch} ({telling_line(error)})") from None
+        if logits.shape != expected.shape or logits.shape != (batch, self.classes):
+            raise ExportError(f"expected logits {expected.shape}, found {logits.shape} at batch {batch}")
+        found = expit(logits) if self.squashed else logits
+        difference = float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-30))
+        if not difference <= RELATIVE_L2:
+            raise ParityError(
+                f"its outputs in ONNX Runtime are not TensorFlow's: relative L2 {difference:.1e} at batch {batch}, "
+                f"allowed {RELATIVE_L2:g}",
+                self.path,
+            )
+        if not self.squashed and batch > 1:
+            check_range(expected)
+        return np.asarray(logits, np.float32)
 
 
 def load_tensorflow_head(path: str | Path) -> TensorFlowHead:
@@ -84,15 +136,20 @@ def load_tensorflow_head(path: str | Path) -> TensorFlowHead:
         ParityError: ONNX Runtime does not give TensorFlow's logits.
     """
     path = Path(path)
-    tensorflow()
+    if not path.exists():
+        raise ExportError("there is no such head", path)
+    if path.suffix == ".h5":
+        raise ExportError("is a Keras head in the old HDF5 format: save it as .keras, as a SavedModel or TFLite", path)
     try:
-        import tf2onnx  # noqa: F401
-    except ImportError:
-        raise ExportError(f"a TensorFlow head needs tf2onnx: {EXTRA}", path) from None
-    try:
+        tensorflow(form_of(path))
+        try:
+            import tf2onnx  # noqa: F401
+        except ImportError:
+            raise ExportError(f"{form_of(path)} needs tf2onnx: {EXTRA}") from None
         converted, run = open_head(path)
         model, blocks, classes = canonical(converted)
-        head = TensorFlowHead(path, blocks, classes, model, run, _parameters(model))
+        squashed = take_off_sigmoid(model)
+        head = TensorFlowHead(path, blocks, classes, model, run, _parameters(model), squashed)
         _prove(head)
     except BceError as error:
         raise type(error)(error.reason, path) from None
@@ -141,23 +198,6 @@ def _parameters(model: onnx.ModelProto) -> int:
 
 def _prove(head: TensorFlowHead) -> None:
     """ONNX Runtime against TensorFlow on features like those of blocks, at batch 1 and more."""
-    try:
-        session = open_session(head.model.SerializeToString())
-    except BundleError as error:
-        raise ExportError(f"what tf2onnx wrote {error.reason}") from None
     rng = np.random.default_rng(0)
     for batch in _BATCHES:
-        features = {name: rng.standard_normal((batch, w)).astype(np.float32) for name, w in head.blocks.items()}
-        try:
-            (found,) = session.run([LOGITS], features)
-        except Exception as error:  # ONNX Runtime has no common class for its errors
-            raise ExportError(f"ONNX Runtime cannot run it at batch {batch} ({str(error).splitlines()[0]})") from None
-        expected = head.run(features)
-        if found.shape != expected.shape or found.shape != (batch, head.classes):
-            raise ExportError(f"expected logits {expected.shape}, found {found.shape} at batch {batch}")
-        difference = float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-30))
-        if not difference <= RELATIVE_L2:
-            raise ParityError(
-                f"its logits in ONNX Runtime are not TensorFlow's: relative L2 {difference:.1e} at batch {batch}, "
-                f"allowed {RELATIVE_L2:g}"
-            )
+        head.compared({name: rng.standard_normal((batch, w)).astype(np.float32) for name, w in head.blocks.items()})

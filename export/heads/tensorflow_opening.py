@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,13 @@ Run = Callable[[Mapping[str, Array]], Array]
 def is_tensorflow_head(path: Path) -> bool:
     """Whether a head's file is TensorFlow's, by its name or what it holds."""
     return path.suffix in (".keras", ".tflite", ".h5") or (path / "saved_model.pb").is_file()
+
+
+def form_of(path: Path) -> str:
+    """What a head's file is called in messages."""
+    if path.is_dir():
+        return "a head as a SavedModel"
+    return "a TFLite head" if path.suffix == ".tflite" else "a Keras head"
 
 
 def open_head(path: Path) -> tuple[onnx.ModelProto, Run]:
@@ -53,12 +61,12 @@ def block_name(name: str) -> str:
 
 def _keras(path: Path) -> tuple[onnx.ModelProto, Run]:
     tf = tensorflow()
-    if path.suffix != ".keras":
-        raise ExportError("is not a TensorFlow head: give a .keras file, a SavedModel folder or a .tflite file")
     try:
         # safe_mode refuses layers that would run code out of the file
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras, zipfile and h5py raise whatever the damage leads to
         raise ExportError(f"Keras cannot load it ({telling_line(error)})") from None
     names = [block_name(x.name) for x in model.inputs]
     signature = [
@@ -77,11 +85,12 @@ def _saved_model(path: Path) -> tuple[onnx.ModelProto, Run]:
     tf = tensorflow()
     try:
         module = tf.saved_model.load(str(path))
-        serve = module.signatures[SIGNATURE]
-    except KeyError:
-        raise ExportError(f"has no signature '{SIGNATURE}'") from None
-    except (tf.errors.OpError, OSError, ValueError) as error:
+        signatures = module.signatures
+    except Exception as error:  # TensorFlow and protobuf raise whatever the damage leads to
         raise ExportError(f"TensorFlow cannot load it ({telling_line(error)})") from None
+    if SIGNATURE not in signatures:
+        raise ExportError(f"has no signature '{SIGNATURE}'")
+    serve = signatures[SIGNATURE]
     arguments = {block_name(name): name for name in serve.structured_input_signature[1]}
     if len(serve.structured_outputs) != 1:
         raise ExportError(f"expected one output, the logits, found {', '.join(serve.structured_outputs)}")
@@ -130,7 +139,7 @@ def _tflite(path: Path) -> tuple[onnx.ModelProto, Run]:
         Interpreter = tf.lite.Interpreter
     try:
         interpreter = Interpreter(model_path=str(path))
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # as above
         raise ExportError(f"is not a whole TFLite file ({telling_line(error)})") from None
     inputs = {block_name(detail["name"]): detail["index"] for detail in interpreter.get_input_details()}
     outputs = [detail["index"] for detail in interpreter.get_output_details()]

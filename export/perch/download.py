@@ -36,6 +36,16 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 
+LABELS: dict[str, Published] = dict.fromkeys(
+    ("perch_v2_labels", "labels.csv"),
+    Published(
+        "https://github.com/tphakala/birda/raw/main/data/labels/perch_v2/labels.csv",
+        "e4d5c0397d8fb08bf90c6b13a34810af53504faad927e472fcc567793c9de057",
+        312_716,
+    ),
+)
+"""The class names of Perch v2 in the order of its logits, under a name of their own and under the file's."""
+
 _KAGGLE = "google/bird-vocalization-classifier/tensorFlow2/"
 
 KAGGLE: dict[str, str] = {
@@ -66,11 +76,11 @@ def fetch(name: str) -> Path:
     """
     import pooch
 
-    published = PUBLISHED.get(name)
+    published = PUBLISHED.get(name) or LABELS.get(name)
     if published is None:
         raise ExportError(f"'{name}' is not a published file: the names are {', '.join(PUBLISHED)}")
     folder = cache_folder()
-    file_name = published.url.rsplit("/", 1)[1]
+    file_name = "perch_v2_labels.csv" if name in LABELS else published.url.rsplit("/", 1)[1]
     by_hand = f"download {published.url} elsewhere and pass the file's path instead of '{name}'"
     logger = pooch.get_logger()
     level = logger.level
@@ -124,3 +134,18 @@ def resolve(name_or_path: str | Path) -> Path:
     if str(name_or_path) in KAGGLE:
         return fetch_kaggle(str(name_or_path))
     raise ExportError(f"does not exist, and is none of the published names {', '.join(NAMES)}", name_or_path)
+
+
+def resolve_labels(name_or_path: str | os.PathLike[str]) -> Path:
+    """The path of a list of class names: the path itself where it exists, else the published list of that name.
+
+    Raises:
+        ExportError: the download failed.
+    """
+    path = Path(name_or_path).expanduser()
+    return path if path.exists() or str(name_or_path) not in LABELS else fetch(str(name_or_path))
+
+
+def published_name(digest: str) -> str | None:
+    """The name of the published file with a SHA-256; None where it is none of those that are known here."""
+    return next((name for name, file in PUBLISHED.items() if file.sha256 == digest), None)

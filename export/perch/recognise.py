@@ -7,7 +7,7 @@ then every number of it is compared with :mod:`bce.export.perch.architecture`'s 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -65,9 +65,16 @@ def recognise(log_mel: Input, outputs: Iterable[Term]) -> Recognised:
     stem = uses.conv(log_mel, "stem")
     x: Term = uses.swish(stem, "stem")
     found: list[_FoundBlock] = []
-    while (head := uses.head(x)) is None:
-        found.append(_follow_block(uses, x, f"block {len(found)}"))
-        x = found[-1].output
+    convs: dict[str, Conv] = {}
+    try:
+        while (head := uses.head(x)) is None:
+            convs = {}
+            found.append(_follow_block(uses, x, f"block {len(found)}", convs))
+            x = found[-1].output
+    except ExportError:
+        # a wrong stride or padding makes maps of another size: what breaks behind it would be named in its place
+        _check_sizes(stem, found, convs)
+        raise
     spatial = uses.swish(head, "head")
 
     expected = _architecture(stem, found, head)
@@ -139,13 +146,15 @@ def _pointwise(conv: Conv) -> bool:
     return conv.groups == 1 and conv.kernel.shape[2:] == (1, 1)
 
 
-def _follow_block(uses: _Uses, x: Term, part: str) -> _FoundBlock:
+def _follow_block(uses: _Uses, x: Term, part: str, convs: dict[str, Conv]) -> _FoundBlock:
+    """A block from its input on; ``convs`` takes its convolutions by name as they are found."""
     first = uses.conv(x, part)
     expand, depthwise, y = None, first, x
     if _pointwise(first):
-        expand = first
+        convs["expand"] = expand = first
         y = uses.swish(expand, f"{part}, expand")
         depthwise = uses.conv(y, f"{part}, depthwise")
+    convs["depthwise"] = depthwise
     y = uses.swish(depthwise, f"{part}, depthwise")
 
     means = [term for term in uses.of(y, Reduce) if term.kind == "mean" and term.over == _SPACE]
@@ -158,7 +167,7 @@ def _follow_block(uses: _Uses, x: Term, part: str) -> _FoundBlock:
     if len(gated) != 1:
         raise uses.refuse(f"{part}, gate", "the product with the depthwise convolution's output", opening)
 
-    project = uses.conv(gated[0], f"{part}, project")
+    convs["project"] = project = uses.conv(gated[0], f"{part}, project")
     sums = uses.of(project, Binary)
     own = [term for term in sums if term.op == "add" and set(term.inputs) == {x, project}]
     if sums and not own and not uses.of(project, Conv):
@@ -208,6 +217,36 @@ def _block_weights(block: Block, found: _FoundBlock) -> BlockWeights:
     )
 
 
+def _check_sizes(stem: Conv, blocks: Sequence[_FoundBlock], convs: Mapping[str, Conv]) -> None:
+    """The convolutions as far as the network could be followed, whose sizes are the same at every width."""
+    table = architecture().blocks
+    whole = ({"expand": b.expand, "depthwise": b.depthwise, "project": b.project} for b in blocks)
+    none = ((0, 0), (0, 0))
+    _check_size("stem", "conv", stem, 3, 2, none)
+    for block, of in zip(table, (*whole, convs), strict=False):
+        for name, conv in of.items():
+            if conv is not None and name == "depthwise":
+                _check_size(f"block {block.index}", name, conv, block.kernel, block.stride, block.padding)
+            elif conv is not None:
+                _check_size(f"block {block.index}", name, conv, 1, 1, none)
+
+
+def _check_size(part: str, name: str, conv: Conv, kernel: int, stride: int, padding: Pairs) -> None:
+    _expect(
+        part,
+        name,
+        ("kernel size", (kernel, kernel), tuple(conv.kernel.shape[2:])),
+        ("stride", (stride, stride), tuple(conv.stride)),
+        ("padding (begin, end) of time and mel", padding, conv.padding),
+    )
+
+
+def _expect(part: str, name: str, *compared: tuple[str, object, object]) -> None:
+    for what, expected, found in compared:
+        if expected != found:
+            raise ExportError(f"{part}, {name}: expected {what} {expected}, found {found}")
+
+
 def _check_conv(
     part: str,
     name: str,
@@ -219,17 +258,15 @@ def _check_conv(
     in_channels: int,
     out_channels: int,
 ) -> None:
-    outputs, per_group, *size = conv.kernel.shape
-    for what, expected, found in (
-        ("kernel size", (kernel, kernel), tuple(size)),
-        ("stride", (stride, stride), tuple(conv.stride)),
-        ("padding (begin, end) of time and mel", padding, conv.padding),
+    outputs, per_group, *_ = conv.kernel.shape
+    _check_size(part, name, conv, kernel, stride, padding)
+    _expect(
+        part,
+        name,
         ("output channels", out_channels, outputs),
         ("input channels", in_channels, per_group * conv.groups),
         ("groups", groups, conv.groups),
-    ):
-        if expected != found:
-            raise ExportError(f"{part}, {name}: expected {what} {expected}, found {found}")
+    )
     if conv.epsilon is not None and not np.isclose(conv.epsilon, NORM_EPSILON, rtol=1e-4):
         raise ExportError(f"{part}, {name}: expected BatchNorm's epsilon {NORM_EPSILON:g}, found {conv.epsilon:g}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bce.engine.files import sha256
 from bce.engine.frontends.perch import SHAPE, WINDOW
 from bce.export.perch.architecture import EMBEDDING, LABEL
 from bce.export.perch.backbone import COSINE_EPSILON
-from bce.export.perch.download import PUBLISHED
+from bce.export.perch.download import published_name
 from bce.export.perch.module_reference import ModuleReference
 from bce.export.perch.recognise import Recognised, recognise
 from bce.export.perch.saved_model import read_saved_model
@@ -19,9 +19,9 @@ from bce.export.perch.weights import Weights
 from bce.export.readers.base import Expectation, Key, Opened, Reader, Run
 from bce.export.readers.onnx_reader import open_onnx
 from bce.export.readers.taps import Tap, find_taps, run_taps
-from bce.export.readers.tensorflow import file_digests, folder_digest
+from bce.export.readers.tensorflow import file_digests
 from bce.export.readers.tflite_reader import open_tflite
-from bce.export.sources import UNKNOWN, Reference, Source, redistribution
+from bce.export.sources import UNKNOWN, Reference, Source, digest_of, redistribution
 
 LICENCE = "Apache-2.0"
 """Of the published files."""
@@ -64,10 +64,10 @@ def _from_graph(path: Path, reader: Reader) -> PerchSource:
         taps = find_taps(opened, terms)
     except ExportError as error:
         raise ExportError(error.reason, path) from None
-    digest = sha256(path)
-    published = any(digest == file.sha256 for file in PUBLISHED.values())
+    files = {file.relative_to(path.parent).as_posix(): sha256(file) for file in (path, *opened.beside)}
+    digest = digest_of(files)
     stated = next((opened.metadata[key] for key in ("license", "licence") if opened.metadata.get(key)), UNKNOWN)
-    licence = LICENCE if published else stated
+    licence = stated if published_name(digest) is None else LICENCE
     return Source(
         path=path,
         sha256=digest,
@@ -77,7 +77,7 @@ def _from_graph(path: Path, reader: Reader) -> PerchSource:
         weights=network.weights,
         # not the whole of what was opened: its terms hold the weights a second time
         runner=partial(_reference, opened.run, opened.spectrogram, taps),
-        notes=opened.notes,
+        notes=(*opened.notes, *(_digest_lines(files) if opened.beside else ())),
         lossy=opened.lossy,
         may_redistribute=redistribution(licence),
     )
@@ -115,12 +115,16 @@ def _saved_model(path: Path) -> PerchSource:
     files = file_digests(path)
     return Source(
         path=path,
-        sha256=folder_digest(files),
+        sha256=digest_of(files),
         form="saved_model",
         licence=UNKNOWN,
         notice="",
         weights=weights,
         runner=partial(ModuleReference, path, weights),
-        notes=(note, *(f"source file {name}: SHA-256 {digest}" for name, digest in files.items())),
+        notes=(note, *_digest_lines(files)),
         may_redistribute=redistribution(UNKNOWN),
     )
+
+
+def _digest_lines(files: Mapping[str, str]) -> Iterator[str]:
+    return (f"source file {name}: SHA-256 {digest}" for name, digest in files.items())

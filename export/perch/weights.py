@@ -169,3 +169,16 @@ def check(weights: Weights, source: str | None = None) -> Weights:
     if len(expected) != len(found):
         raise ExportError(f"expected {len(expected)} tensors, found {len(found)}", source)
     return weights
+
+
+MOST_ZEROS = 0.9
+"""The largest share of zeros that a kernel of a trained network may have; rounding to 8 bits makes some of them."""
+FEW_ZEROS = 0.001
+"""The share of zeros from which on they are worth a word: a trained kernel in float32 has hardly any."""
+
+
+def zeroed_kernels(weights: Weights) -> dict[str, float]:
+    """The share of zeros of each kernel with more than a few, by its name: "block 7, expand kernel"."""
+    kernels = {f"{part}, {name}": a for part, name, a in weights.arrays() if name.endswith(("kernel", "prototypes"))}
+    shares = {name: 1.0 - np.count_nonzero(array) / array.size for name, array in kernels.items()}
+    return {name: share for name, share in shares.items() if share > FEW_ZEROS}

@@ -8,7 +8,7 @@ from typing import Any
 
 from bce.engine.errors import ParityError
 from bce.export.proof.check_audio import CheckInput
-from bce.export.proof.gates import SPECTROGRAM, Limits, Verdict
+from bce.export.proof.gates import CONSTANT_SHARE, SPECTROGRAM, Limits, Verdict
 
 DEFAULT_LIMITS = Limits()
 
@@ -62,8 +62,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Every comparison of an export. ``numbers`` is False when the source could not be run; ``int8`` is what
-    :meth:`bce.export.proof.calibration.Quality.to_dict` says, None without an int8 backbone."""
+    """Every comparison of an export.
+
+    Attributes:
+        source: what the numbers are those of.
+        frontend: of the bundle.
+        numbers: False when the source could not be run.
+        structure: what was checked without numbers, a line each.
+        comparisons: all of them.
+        limits: what was allowed.
+        int8: what :meth:`bce.export.proof.calibration.Quality.to_dict` says; None without an int8 backbone.
+        constant: the share of each output's numbers that are the same on all windows.
+    """
 
     source: str
     frontend: dict[str, Any]
@@ -72,6 +82,7 @@ class ParityReport:
     comparisons: tuple[Comparison, ...] = field(default=())
     limits: Limits = DEFAULT_LIMITS
     int8: dict[str, Any] | None = None
+    constant: dict[str, float] = field(default_factory=dict)
 
     @property
     def failures(self) -> tuple[Comparison, ...]:
@@ -99,8 +110,16 @@ class ParityReport:
         """Refuse a bundle that missed a gate.
 
         Raises:
-            ParityError: listing every failing output with its worst difference.
+            ParityError: listing every failing output with its worst difference, or those that do not hear.
         """
+        dead = [f"{name} ({share:.0%})" for name, share in self.constant.items() if share > CONSTANT_SHARE]
+        if dead:
+            raise ParityError(
+                "its numbers do not depend on the sound, most of these are the same for all check windows, silence and "
+                f"noise among them: {', '.join(dead)}; the file is damaged, or its weights are not those of a trained "
+                "network",
+                self.source,
+            )
         worst: dict[tuple[str, str], Comparison] = {}
         for failure in self.failures:
             key = (failure.measure, failure.output)
@@ -121,6 +140,7 @@ class ParityReport:
             "summary": self.summary(),
             "structure": self.structure,
             "int8": self.int8,
+            "constant": self.constant,
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
         }
         return json.dumps(content, indent=1) + "\n"

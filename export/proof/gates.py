@@ -46,6 +46,13 @@ OTHER_RUNTIME_RELATIVE_L2 = 1e-4
 """Instead of 1e-5 where the source runs elsewhere than in ONNX Runtime, or the numbers come from another published
 form: kernels of other libraries add up in other orders, and weights on two ways are rounded twice."""
 
+CONSTANT = 1e-6
+"""A number of an output that varies less over the check windows, silence and noise among them, relative to its largest
+value: it is the same, but for float32 rounding."""
+CONSTANT_SHARE = 0.5
+"""The largest share of an output's numbers that may be the same on all check windows. A source whose weights were
+zeroed gives constants, which a bundle repeats exactly: agreement alone says nothing of it."""
+
 Array = NDArray[np.floating]
 Unit = Literal["max_abs", "relative_l2"]
 
@@ -170,3 +177,11 @@ def relative_l2(found: Array, expected: Array) -> float:
     if length:
         return difference / length
     return 0.0 if difference == 0 else float("inf")
+
+
+def constant_share(values: Array) -> float:
+    """The share of the columns of values [windows, width] that hear nothing, see :data:`CONSTANT`; 0 for one window."""
+    if len(values) < 2 or not values.size:
+        return 0.0
+    numbers = values.astype(np.float64)
+    return float((np.ptp(numbers, axis=0) <= CONSTANT * np.abs(numbers).max(axis=0)).mean())

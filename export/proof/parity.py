@@ -7,13 +7,13 @@ the engine's own sessions.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
@@ -22,12 +22,13 @@ from bce.engine.frontends.base import FrontendSpec, make_frontend
 from bce.engine.geometry import WindowSpec
 from bce.engine.network.bundle import LOGITS
 from bce.engine.network.manifest import Input
+from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import open_session
 from bce.export.classes import NO_SIGNAL, ClassMap
 from bce.export.heads.checkpoints import Fold
 from bce.export.proof.check_audio import CheckInput
 from bce.export.proof.comparison import DEFAULT_LIMITS, Comparison, ParityReport
-from bce.export.proof.gates import BACKBONE, END_TO_END, HEAD, Array, Limits
+from bce.export.proof.gates import BACKBONE, END_TO_END, HEAD, Array, Limits, constant_share
 from bce.export.proof.running import inputs_of, run_each
 from bce.export.sources import SPECTROGRAM, Reference
 from bce.export.torch_graph import one_thread
@@ -123,7 +124,9 @@ def prove(
         for comparison in proof.compare(item, batch, arrays)
     ]
     frontend = {"kind": candidate.frontend.kind, **candidate.frontend.settings}
-    return ParityReport(source, frontend, reference is not None, structure, tuple(comparisons), limits)
+    return ParityReport(
+        source, frontend, reference is not None, structure, tuple(comparisons), limits, constant=proof.constant()
+    )
 
 
 def _singles(inputs: Iterable[CheckInput]) -> Iterator[CheckInput]:
@@ -166,6 +169,7 @@ class _Proof:
         self.head = None if candidate.head is None else open_session(candidate.head)
         self.frontend = make_frontend(candidate.frontend, candidate.window)
         self.plain = make_frontend(candidate.definition.plain, candidate.window)
+        self.seen: dict[str, list[Floats]] = defaultdict(list)
 
     # --- structure ---------------------------------------------------------------------------------------------
 
@@ -249,7 +253,18 @@ class _Proof:
 
     # --- comparing ---------------------------------------------------------------------------------------------
 
+    def constant(self) -> dict[str, float]:
+        """The share of each output's numbers, and of a trained head's, that were the same on all windows seen."""
+        return {name: constant_share(np.concatenate(arrays)) for name, arrays in self.seen.items()}
+
+    def see(self, name: str, array: Floats, batch: int) -> None:
+        """Keep an output for :meth:`constant`; windows that are run again one at a time say no more."""
+        if batch == BATCHES[0]:
+            self.seen[name].append(array)
+
     def compare(self, item: CheckInput, batch: int, runs: _Runs) -> Iterator[Comparison]:
+        for name, array in runs.found.items():
+            self.see(name, array[:, self.candidate.columns(name)], batch)
         if self.reference is not None:
             yield from self.compare_source(item, batch, runs)
         if self.head is not None:
@@ -282,6 +297,7 @@ class _Proof:
             return head.run([LOGITS], {name: array[start : start + batch] for name, array in given.items()})[0]
 
         found = np.concatenate(run_each(run, range(0, len(item.waveforms), batch)))
+        self.see(LOGITS, found, batch)
         with one_thread(), torch.no_grad():
             tensors = [torch.from_numpy(array) for array in given.values()]
             logits = np.stack([fold.head(tensors).numpy() for fold in folds])

@@ -92,6 +92,7 @@ class Opened(Generic[Key]):
         metadata: the file's own key-value pairs.
         notes: what a proof should say of the file, a line each.
         lossy: whether its weights were rounded to fewer than 32 bits.
+        beside: other files that hold weights of it.
     """
 
     path: Path
@@ -107,6 +108,7 @@ class Opened(Generic[Key]):
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lossy: bool = False
+    beside: tuple[Path, ...] = ()
 
     @property
     def ends(self) -> list[Term]:

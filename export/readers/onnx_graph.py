@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bce.engine.errors import ExportError
+from bce.engine.network.onnx_runtime import ort
 from bce.engine.network.sessions import open_reference
+from bce.export.readers.external_data import load_beside
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file, functions inlined.
+def load(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
+    """Read an ONNX file, functions inlined, and the files beside it that hold weights of it.
 
     Raises:
         ExportError: there is no such file, or it is no ONNX file, or not a whole one.
@@ -29,7 +30,7 @@ def load(path: Path) -> onnx.ModelProto:
     try:
         with open(path, "rb") as file:
             start = file.read(1)
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except OSError as error:
         raise ExportError(f"cannot be read: {error.strerror or error}", path) from None
     except Exception:  # protobuf raises errors of its own implementation
@@ -38,11 +39,12 @@ def load(path: Path) -> onnx.ModelProto:
         raise ExportError(f"{whole}: it cannot be parsed as an ONNX model", path) from None
     if not model.graph.node:
         raise ExportError("is not an ONNX model: it holds no graph", path)
+    beside = load_beside(model, path)
     if model.functions:
         from onnx import inliner
 
         model = inliner.inline_local_functions(model)
-    return model
+    return model, beside
 
 
 def evaluate(node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None], opsets: Any) -> list[NDArray[Any]]:

@@ -36,7 +36,8 @@ def open_onnx(path: Path, expected: Expectation) -> Opened[str]:
     Raises:
         ExportError: it is no whole ONNX file, its input is another, or it has no spectrogram.
     """
-    graph = OnnxGraph(load(path))
+    model, beside = load(path)
+    graph = OnnxGraph(model)
     try:
         batch = _batch(graph, expected)
         spectrogram, shape = _spectrogram(graph, expected, batch or 1)
@@ -49,7 +50,7 @@ def open_onnx(path: Path, expected: Expectation) -> Opened[str]:
 
     def run(values: Sequence[str]) -> Run[str]:
         # opened anew: with a classifier the graph holds 400 MB, and most sources are never run
-        return _running(OnnxGraph(load(path)), values, batch)
+        return _running(OnnxGraph(load(path)[0]), values, batch)
 
     return Opened(
         path=path,
@@ -62,6 +63,7 @@ def open_onnx(path: Path, expected: Expectation) -> Opened[str]:
         batch=batch,
         run=run,
         metadata={item.key: item.value for item in graph.model.metadata_props},
+        beside=beside,
     )
 
 

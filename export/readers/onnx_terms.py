@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +67,9 @@ class _Translator:
         opaque = any(isinstance(x, Tensor) and x.axes is None for x in operands)
         absent = any(x is None and name for x, name in zip(operands, node.input, strict=True))
         if not opaque and not absent:
-            result = self.apply(node, operands)
+            # in a damaged file operands and attributes contradict each other: such a step is named when it matters
+            with suppress(IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+                result = self.apply(node, operands)
         if result is None:
             name = f" (node '{node.name}')" if node.name else ""
             result = self.terms.opaque(operands, f"{node.op_type}{name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,18 @@ SIGNATURE = "serving_default"
 CHECKPOINT = "variables/variables"
 EXTRA = "pip install 'bce[tensorflow]'"
 
+_LONGEST = 300
+"""Letters of a library's message: Keras may print a whole configuration."""
+
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """How the names of variables end in a checkpoint."""
 
 
-def tensorflow() -> Any:
+def tensorflow(what: str = "a SavedModel") -> Any:
     """TensorFlow, imported without its remarks about the machine.
+
+    Args:
+        what: is to be read, for the message.
 
     Raises:
         ExportError: it is not installed.
@@ -32,14 +37,15 @@ def tensorflow() -> Any:
     try:
         import tensorflow as tf
     except ImportError:
-        raise ExportError(f"a SavedModel needs TensorFlow to be read: {EXTRA}") from None
+        raise ExportError(f"{what} needs TensorFlow to be read: {EXTRA}") from None
     return tf
 
 
 def telling_line(error: BaseException) -> str:
     """The line of a library's message that says what is wrong: TensorFlow puts headings before and nodes after it."""
     lines = [line for line in str(getattr(error, "message", "") or error).splitlines() if line[:1].strip()]
-    return lines[-1].rstrip(". ") if lines else type(error).__name__
+    line = lines[-1].rstrip(". ")[:_LONGEST] if lines else type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def check_folder(folder: Path) -> None:
@@ -103,9 +109,3 @@ def file_digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of a SavedModel, by its name in the folder."""
     files = (folder / "saved_model.pb", *sorted((folder / "variables").iterdir()))
     return {file.relative_to(folder).as_posix(): sha256(file) for file in files if file.is_file()}
-
-
-def folder_digest(files: dict[str, str]) -> str:
-    """One SHA-256 for several files: that of the lines ``sha256sum`` prints for them, sorted by name."""
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()

@@ -14,11 +14,13 @@ from bce.bench import machine
 from bce.bench.cli import main, parser
 from bce.bench.figures import figure, write_json
 from bce.bench.peers import PeersOptions
+from bce.bench.side_by_side import side_by_side
 from bce.bench.tables import put_into, table
 from bce.engine.errors import OptionsError
 
+VERSIONS = {"python": "3.11.7", "onnxruntime": "1.32.0", "bce": "0.1.0"}
 HEAD: dict[str, Any] = {
-    "machine": {"cpu": "A CPU", "cpus": 2, "memory_gb": 8.0, "versions": {"python": "3.11.7", "bce": "0.1.0"}},
+    "machine": {"cpu": "A CPU", "cpus": 2, "memory_gb": 8.0, "versions": VERSIONS},
     "weights": {"source": "model.onnx", "notice": "scores mean nothing"},
     "load": {"others_share": 0.01, "stolen_share": 0.0, "quiet": True},
 }  # fmt: skip
@@ -114,7 +116,7 @@ def test_tables_take_their_place_in_a_document(tmp_path: Path) -> None:
     for _ in range(2):
         assert main(["table", str(result), "--into", str(document)]) == 0
         lines = document.read_text().splitlines()
-        assert lines == ["before", "<!-- startup -->", *table(STARTUP), "<!-- /startup -->", "after"]
+        assert lines == ["before", "<!-- startup -->", *side_by_side([STARTUP]), "<!-- /startup -->", "after"]
     document.write_text("no place")
     with pytest.raises(OptionsError, match="<!-- startup -->"):
         put_into(document, [result])

@@ -5,6 +5,9 @@ Nothing of the engine is changed for it but one line: which module has the front
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +16,20 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 from support import second_family as family
+from support.pipes import dead_pipe
 from support.sounds import write_sound
 
 from bce.engine import Bundle, BundleError, Engine, EngineOptions, OptionsError
+from bce.engine.audio.reader import AudioReader
 from bce.engine.commands import infer as cli
+from bce.engine.errors import AudioError
 from bce.engine.frontends.base import KINDS
 from bce.engine.post.options import PostprocessOptions
 from bce.engine.post.priors import Priors
+from bce.engine.recording import Recording
 from bce.engine.run.budget import BudgetOptions
 from bce.engine.run.infer import RunOptions, infer
+from bce.engine.run.plan import plan
 from bce.engine.tables.scores import read_scores
 
 pytest.importorskip("onnx", reason="the second family's graph is written with onnx")
@@ -68,7 +76,7 @@ def test_logits_and_features_are_those_of_the_naive_pipeline(recordings: Path, t
 
 def test_tables_are_named_after_its_chunks(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
     out, features = tmp_path / "s.parquet", tmp_path / "f.parquet"
-    engine = EngineOptions(threads=2, features="chunk")
+    engine = EngineOptions(threads=2)
     asked = RunOptions((recordings,), out, features, engine=engine, postprocess=PostprocessOptions.raw(), quiet=True)
     report = infer(bundle, asked)
     assert report.exit_code == 0
@@ -84,7 +92,7 @@ def test_tables_are_named_after_its_chunks(bundle: Bundle, recordings: Path, tmp
     assert found.schema.metadata[b"bundle"].decode() == bundle.identity
     assert [entry["resampled_from"] for entry in report.recordings] == [None, 44_100, 32_000, 22_050]
 
-    infer(bundle, replace(asked, out=None, engine=replace(engine, features="window", shifts_s=(-0.25, 0.0))))
+    infer(bundle, replace(asked, out=None, features_per="window", engine=replace(engine, shifts_s=(-0.25, 0.0))))
     windows = pq.read_table(features).to_pylist()
     first = [row for row in windows if row["row_id"].startswith("a_")]
     assert [row["start_s"] for row in first] == sorted({max(3.0 * c + s, 0) for c in range(11) for s in (-0.25, 0)})
@@ -112,13 +120,50 @@ def test_the_budget_counts_its_windows(bundle: Bundle, recordings: Path, tmp_pat
     report = infer(bundle, whole)
     assert report.exit_code == 0
     assert [entry["chunks_by_shifts"] for entry in report.recordings] == [{3: n} for n in CHUNKS.values()]
-    # a recording that cannot be opened has the rows of a minute
+    # a recording that cannot be opened has the rows of the others: the middle one, for no length is there twice
     (tmp_path / "broken.wav").write_text("no audio")
     report = infer(bundle, replace(whole, paths=(recordings, tmp_path / "broken.wav")))
     assert report.exit_code == 3
     ids = read_scores(out).row_ids
-    assert len(ids) == sum(CHUNKS.values()) + 20
-    assert [name for name in ids if name.startswith("broken")][-1] == "broken_60"
+    assert len(ids) == sum(CHUNKS.values()) + 11
+    assert [name for name in ids if name.startswith("broken")][-1] == "broken_33"
+
+
+def test_a_block_that_is_cut_has_the_chunks_whose_windows_were_run(bundle: Bundle, recordings: Path) -> None:
+    engine = Engine(bundle, EngineOptions(threads=1, features="chunk"))
+    with AudioReader(recordings / "a.flac", engine.member.window.sample_rate, engine.grid, 1.0) as reader:
+        block = next(reader)
+    whole = engine.compute(block, (-1.0, 0.0, 1.0))
+    # windows in their order: 0, 0 + 1, 3 - 1, 3, 3 + 1, 6 - 1, ... s
+    for windows, chunks in ((1, 0), (2, 1), (4, 1), (5, 2), (11, 4), (whole.windows, 11)):
+        asked = iter([False] * (windows - 1) + [True])
+        cut = engine.member.compute(block, (-1.0, 0.0, 1.0), "chunk", lambda asked=asked: next(asked))
+        assert (cut.windows, len(cut.logits)) == (windows, chunks)
+        np.testing.assert_array_equal(cut.logits, whole.logits[:chunks])
+        for name, values in whole.features.items():
+            np.testing.assert_array_equal(cut.features[name], values[:chunks])
+
+
+def test_a_pipe_that_nobody_fills_fails_and_the_run_goes_on(bundle: Bundle, recordings: Path, tmp_path: Path) -> None:
+    given = [Recording(tmp_path / "pipe.wav", "pipe"), Recording(recordings / "c.flac", "c")]
+    with dead_pipe(tmp_path / "pipe.wav"):
+        results = list(Engine(bundle, EngineOptions(threads=1, stall_s=0.5)).run(given))
+    assert [result.status for result in results] == ["failed", "ok"]
+    with pytest.raises(OptionsError, match="stall is nan s"):
+        EngineOptions(stall_s=float("nan"))
+
+
+def test_a_plan_counts_what_hangs_or_cannot_be_read_as_unreadable(
+    bundle: Bundle, recordings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.wav").write_text("no audio")
+    bad = [Recording(tmp_path / f"{name}.wav", name) for name in ("pipe", "text")]
+    good = [Recording(recordings / f"{stem}.flac", stem) for stem in CHUNKS]
+    with dead_pipe(tmp_path / "pipe.wav"):
+        made = plan(bundle, EngineOptions(threads=2, stall_s=1.0), bad + good)
+    assert (made.recordings, made.unreadable, made.chunks) == (6, 2, sum(CHUNKS.values()))
+    with pytest.raises(AudioError, match="not one of the recordings can be read"):
+        plan(bundle, EngineOptions(threads=2), bad[1:])
 
 
 def test_from_the_command_line(bundle: Bundle, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -190,7 +235,7 @@ def test_parts_of_its_recordings_join(
     bundle: Bundle, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = RunOptions((recordings,), tmp_path / "whole.csv", tmp_path / "whole.parquet", quiet=True)
-    asked = replace(asked, engine=EngineOptions(threads=2, features="chunk"))
+    asked = replace(asked, engine=EngineOptions(threads=2))
     infer(bundle, asked)
     monkeypatch.setattr("bce.engine.run.scheduler.PART_S", 40.0)  # 12 chunks of 3 s
     assert [len(p.logits) for p in Engine(bundle).score([recordings / "d.flac"])] == [12, 12, 10]
@@ -203,3 +248,23 @@ def test_parts_of_its_recordings_join(
 def test_shifts_beyond_its_window_are_refused_before_anything_runs(bundle: Bundle) -> None:
     with pytest.raises(OptionsError, match=r"shift 3\.01 s is outside -3\.\.3 s"):
         Engine(bundle, EngineOptions(shifts_s=(0.0, 3.01)))
+
+
+def test_a_name_that_is_not_utf_8_is_written_and_what_was_passed_over_is_said(
+    bundle: Bundle, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, features, report, folder = (tmp_path / name for name in ("s.parquet", "f.parquet", "run.json", "in"))
+    folder.mkdir()
+    try:
+        shutil.copy(recordings / "c.flac", os.fsencode(folder) + b"/caf\xe9.flac")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    (folder / "gone.wav").symlink_to(folder / "nothing")
+    command = ["--bundle", bundle.path, "--quiet", "--out", out, "--features", features, "--report", report, folder]
+    assert cli.main(list(map(str, command))) == 0
+    assert capsys.readouterr().err == f"{folder}/gone.wav: is a link that leads nowhere: passed over\n"
+    assert read_scores(out).row_ids == (r"caf\udce9_3",)
+    assert pq.read_table(features)["path"].to_pylist() == [rf"{folder}/caf\udce9.flac"]
+    said = json.loads(report.read_text())
+    assert [entry["recording"] for entry in said["recordings"]] == [rf"{folder}/caf\udce9.flac"]
+    assert said["passed_over"] == [f"{folder}/gone.wav: is a link that leads nowhere"]

@@ -52,6 +52,14 @@ def test_family_column_is_a_level() -> None:
     assert Taxonomy.from_columns(columns).groups("family").tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("name", ["class_name", "class"])
+def test_class_names_are_those_that_smoothing_groups_by(name: str) -> None:
+    columns = {"primary_label": ["a", "b", "c"], "scientific_name": ["X a", "Y b", "Z c"], name: ["Aves", "", "Aves"]}
+    table = Taxonomy.from_columns(columns)
+    assert table.class_names == table.group_names("class") == ("Aves", "", "Aves")
+    assert Taxonomy.from_columns({key: columns[key] for key in list(columns)[:2]}).class_names == ("", "", "")
+
+
 def test_select_orders_and_refuses(file: Path) -> None:
     table = Taxonomy.read(file)
     assert table.select(["bird1", "frog1"]).scientific_names == ("Avis alba", "Rana alba")
@@ -70,6 +78,8 @@ def test_select_orders_and_refuses(file: Path) -> None:
         ("primary_label,scientific_name\n,A b\n", "row 1 has an empty primary_label"),
         ("primary_label,scientific_name\na\n", "row 1 has 1 fields, the header has 2"),
         ("primary_label,primary_label\na,b\n", "names a column twice"),
+        (f"primary_label,scientific_name\na,{'b' * (1 << 18)}\n", r"is not CSV \(field larger than field limit"),
+        ('primary_label,scientific_name\n"a\nb",c\n', r"row 1 has a control character in its primary_label: 'a\\nb'"),
     ],
 )
 def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:

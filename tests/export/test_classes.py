@@ -39,6 +39,11 @@ def test_real_tables_map_as_published(shared: Path) -> None:
         assert members == tuple(int(index) for index in indices.split(";") if index), row
 
 
+def test_a_genus_is_borrowed_whatever_the_column_of_taxon_classes_is_called() -> None:
+    columns = {"primary_label": ["a", "b"], "scientific_name": ["Aus xus", "Fus xus"], "class": ["Aves", "Mammalia"]}
+    assert map_classes(Taxonomy.from_columns(columns), NAMES).members == ((0, 1), ())
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "members"),
     [

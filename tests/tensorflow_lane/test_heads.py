@@ -34,16 +34,18 @@ def features(widths: dict[str, int]) -> Features:
     return {name: rng.standard_normal((7, width)).astype(np.float32) for name, width in widths.items()}
 
 
-def make_head(widths: dict[str, int], seed: int, activation: str = "gelu", classes: int = CLASSES) -> Any:
-    """A Keras head, trained for a moment to tell random targets apart."""
+def make_head(
+    widths: dict[str, int], seed: int, activation: str = "gelu", classes: int = CLASSES, end: Any = None
+) -> Any:
+    """A Keras head, trained for a moment to tell random targets apart; ``end`` is the function behind its logits."""
     import keras
 
     keras.utils.set_random_seed(seed)
     inputs = [keras.Input((width,), name=name) for name, width in widths.items()]
     x = keras.layers.Concatenate()([keras.layers.Dense(24, activation=activation)(i) for i in inputs])
     x = keras.layers.Dropout(0.2)(keras.layers.LayerNormalization()(x))
-    model = keras.Model(inputs, keras.layers.Dense(classes)(x))
-    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    model = keras.Model(inputs, keras.layers.Dense(classes, activation=end)(x))
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=end is None))
     rng = np.random.default_rng(seed)
     examples = [rng.standard_normal((256, width)).astype(np.float32) for width in widths.values()]
     targets = (examples[0][:, :1] > rng.standard_normal(classes)).astype(np.float32)
@@ -105,6 +107,78 @@ def test_a_trained_head_gives_tensorflows_logits(
     found = logits(tmp_path / "head.onnx", features)
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
     assert np.linalg.norm(trained(given).numpy() - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("save", [as_keras, as_saved_model, as_tflite])
+def test_a_sigmoid_at_the_end_is_taken_off(
+    save: Callable[[Any, Path], Path], widths: dict[str, int], features: Features, tmp_path: Path
+) -> None:
+    """The logits are those of the same head without it, and not its probabilities."""
+    import keras
+
+    from bce.export.heads.loading import load_head
+
+    model = make_head(widths, seed=0, end="sigmoid")
+    fold = load_head(str(save(model, tmp_path)), tuple(f"c{i}" for i in range(CLASSES)), "none")
+    assert fold.notes == ("ends in a sigmoid, which is taken off: logits are what goes into it",)
+    model.layers[-1].activation = keras.activations.linear
+    given = [features[name] for name in widths]
+    expected = keras.Model(model.inputs, model.layers[-1](model.layers[-2].output))(given, training=False).numpy()
+    assert expected.min() < 0
+    fold.head.write_mean([fold.head], widths, tmp_path / "head.onnx")
+    for found in (logits(tmp_path / "head.onnx", features), fold.head([torch.from_numpy(x) for x in given]).numpy()):
+        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("save", [as_keras, as_saved_model, as_tflite])
+def test_other_ends_are_refused(save: Callable[[Any, Path], Path], widths: dict[str, int], tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from bce.export.heads.tensorflow_heads import load_tensorflow_head
+
+    for place, (end, reason) in enumerate(
+        (("softmax", "ends in Softmax"), (lambda x: 0.5 + 0.5 * tf.tanh(x / 2), "probabilities, logits are expected"))
+    ):
+        if save is as_keras and callable(end):
+            continue  # such a file would hold code, and is not loaded
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        with pytest.raises(ExportError, match=reason) as caught:
+            load_tensorflow_head(save(make_head(widths, seed=0, end=end), folder))
+        assert "\n" not in str(caught.value)
+
+
+def test_no_damage_of_a_keras_file_ends_in_a_traceback(
+    widths: dict[str, int], features: Features, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from bce.export.heads.tensorflow_heads import load_tensorflow_head
+
+    model = make_head(widths, seed=0)
+    path, rng = as_keras(model, tmp_path), np.random.default_rng(0)
+    whole, expected = path.read_bytes(), model([features[name] for name in widths], training=False).numpy()
+    capfd.readouterr()
+    refusals = []
+    for trial in range(24):
+        content = bytearray(whole)
+        start = int(rng.integers(len(whole)))
+        if trial % 4 == 0:
+            del content[start:]
+        elif trial % 4 == 1:
+            content[start] ^= 1 << int(rng.integers(8))
+        elif trial % 4 == 2:
+            content[start : start + 99] = rng.bytes(99)
+        else:
+            content = bytearray(rng.bytes(int(rng.integers(400))))
+        path.write_bytes(content)
+        try:
+            found = load_tensorflow_head(path)([torch.from_numpy(features[name]) for name in widths])
+        except ExportError as error:
+            refusals.append(str(error))
+        else:
+            assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert len(refusals) > 15
+    assert all(text.startswith(f"{path}: ") and text.isprintable() for text in refusals)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_folds_go_into_a_bundle_as_their_mean(

@@ -104,7 +104,7 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
             window like that of the first row: as long, and starting at a multiple of this length.
     """
     file = Path(path)
-    recordings: dict[str, Recording] = {}
+    names: dict[str, None] = {}
     windows: dict[tuple[str, int], set[str]] = {}
     chunk_s = first = rows = 0
     for line, row in read_rows(file, COLUMNS, "labelled windows", hint=SEVERAL_LABELS):
@@ -123,11 +123,12 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
             raise TableError(f"{about}, expected a window of {chunk_s} s as in line {first}", file)
         if start_s % chunk_s:
             raise TableError(f"{about}, expected a window of {chunk_s} s that starts at a multiple of its length", file)
-        recordings.setdefault(name, rule.read(Path(name)))
+        names.setdefault(name)
         labels = (label.strip() for label in row["primary_label"].split(";"))
         windows.setdefault((name, start_s), set()).update(label for label in labels if label)
     if not windows:
         raise TableError("has no rows: expected labelled windows", file)
+    recordings = dict(zip(names, rule.read_all(map(Path, names)), strict=True))
     return WindowLabels(
         tuple(recordings[name] for name, _ in windows),
         chunk_s,

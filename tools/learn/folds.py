@@ -16,6 +16,7 @@ from bce.engine.errors import OptionsError
 from bce.engine.files import beside, write_text
 from bce.engine.network.bundle import Bundle
 from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint
+from bce.export.heads.trained_on import sample_features
 from bce.tools.learn.examples import Examples, fold_count, split
 from bce.tools.learn.options import GroupBy, TrainOptions
 from bce.tools.learn.training import FoldResult, Log, block_weights, logits_of, train_folds
@@ -83,6 +84,7 @@ def train_heads(
     for old in out.glob("fold_*.safetensors"):
         old.unlink()
     examples = data.examples
+    sample = sample_features(bundle.backbone(), bundle.frontend(), bundle.manifest.window, list(examples.blocks))
     log: list[dict[str, Any]] = []
     results: list[FoldResult] = []
     with tqdm(total=options.folds * options.epochs, unit="epoch", disable=True if quiet else None) as bar:
@@ -101,7 +103,9 @@ def train_heads(
                 "block_weights": block_weights(result.head, examples.take(result.rows)),
             }  # fmt: skip
             notice = bundle.manifest.notice
-            checkpoint = HeadCheckpoint(result.head, data.classes, examples.blocks, preparation, notice, facts)
+            checkpoint = HeadCheckpoint(
+                result.head, data.classes, examples.blocks, preparation, notice, facts, sample=sample
+            )
             save_checkpoint(out / f"fold_{len(results)}.safetensors", checkpoint)
 
         logits: dict[GroupBy, NDArray[np.float32]] = {}

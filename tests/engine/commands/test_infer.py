@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -62,12 +61,15 @@ def test_quiet_says_only_what_went_wrong(
         (["{bundle}", "--threads", "0", "{sounds}"], "threads is 0"),
         (["{bundle}", "--out", "x.txt", "{sounds}"], "x.txt: ends in '.txt'"),
         (["{bundle}", "--features", "f.csv", "{sounds}"], "f.csv: features are written as parquet"),
-        (["{bundle}", "--precision", "int4", "{sounds}"], "has no int4 backbone"),
+        (["{bundle}", "--precision", "int8", "{sounds}"], "has no int8 backbone"),
         (["{bundle}", "--sigma", "-1", "{sounds}"], "sigma is -1"),
         (["{bundle}", "--prior-strength", "0.5", "{sounds}"], "cannot run the prior step"),
         (["{bundle}", "--priors", "no.npz", "{sounds}"], "no.npz"),
         (["{bundle}", "--raw", "--sigma", "2", "{sounds}"], "--raw switches off what --sigma asks for"),
-        (["{bundle}", "--budget-minutes", "2", "{sounds}"], "reserve of 3 minutes"),
+        (["{bundle}", "--budget-minutes", "2", "--reserve-minutes", "2", "{sounds}"], "reserve of 2 minutes"),
+        (["{bundle}", "--reserve-minutes", "2", "{sounds}"], "give --budget-minutes"),
+        (["{bundle}", "--stall-seconds", "0", "{sounds}"], "stall is 0 s"),
+        (["{bundle}", "/dev/zero"], "/dev/zero: is a pipe or a device"),
         (["{bundle}", "--name-pattern", "(", "{sounds}"], "not a regular expression"),
         (["{bundle}", "--sample-submission", "no.csv", "{sounds}"], "no.csv"),
         (["{bundle}", "--report", "no/run.json", "{sounds}"], "no/run.json: its folder does not exist"),
@@ -117,33 +119,73 @@ def test_the_bundle_can_be_named_by_the_environment(
     assert run("--quiet", "--out", tmp_path / "s.csv", tmp_path / "a.wav") == 0
 
 
+SPEAKING = """
+import sys
+from bce.engine.commands.infer import main
+from bce.engine.tables.sinks import ScoreTableSink
+real = ScoreTableSink.add
+def add(self, part):
+    real(self, part)
+    print("rows", flush=True)
+ScoreTableSink.add = add
+sys.exit(main())
+"""
+"""``bce-infer``, saying on standard output when rows have come."""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_what_was_computed(small_bundle: Bundle, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_terminal_that_is_closed_leaves_what_was_computed(tmp_path: Path) -> None:
+    """Its screen is gone, and then the hang-up comes. Several seconds: a process of its own with the embedded model."""
     folder, out, report = tmp_path / "in", tmp_path / "s.csv", tmp_path / "run.json"
     first = write_sound(folder / "r000.ogg", 60.0, 1)
     for index in range(1, 200):
         os.link(first, folder / f"r{index:03}.ogg")
-    command = ["--bundle", small_bundle.path, "--threads", "1", "--raw", "--out", out, "--report", report, folder]
+    command = ["--threads", "1", "--raw", "--out", out, "--report", report, folder]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bce.engine.commands.infer", *map(str, command)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SPEAKING, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "BCE_BUNDLE"},
     )
-    spool = out.with_name(out.name + ".spool")
-    deadline = time.monotonic() + 60
-    while not (spool.exists() and spool.stat().st_size > 0) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopping" in said
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"rows\n"
+    process.stderr.close()
+    process.send_signal(signal.SIGHUP)
+    while process.stdout.readline():
+        pass
+    assert process.wait(60) == 130
     rows = read_scores(out).row_ids
     content = json.loads(report.read_text())
     done = content["totals"].get("ok", 0)
     assert 1 <= done < 200
     assert len(rows) == 12 * done
     assert content["totals"]["not_run"] == 200 - done
-    assert content["totals"]["interrupted"] == number.name
+    assert content["totals"]["interrupted"] == "SIGHUP"
     assert sorted(os.listdir(tmp_path)) == ["in", "run.json", "s.csv"]
+
+
+def test_as_a_process_it_leaves_at_once_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking Python apart is half a second of work that no deadline has."""
+    left: list[int] = []
+    monkeypatch.setattr("sys.argv", ["bce-infer", "--bundle", "nowhere", "x.wav"])
+    monkeypatch.setattr("os._exit", left.append)
+    assert main() == 2
+    assert left == [2]
+    assert main(["--bundle", "nowhere", "x.wav"]) == 2  # called by another program it returns
+    assert left == [2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX")
+def test_streams_that_are_closed_are_no_table(tmp_path: Path) -> None:
+    """With its screen closed, the table would be the next file to get that number, and have all that is said in it."""
+    write_sound(tmp_path / "in" / "a.wav", 10.0, 1)
+    (tmp_path / "in" / "bad.wav").write_text("no audio")
+    command = [sys.executable, "-m", "bce.engine.commands.infer", "--threads", "1", "--out", "s.csv", "in"]
+    done = subprocess.run(["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command], cwd=tmp_path, check=False)
+    assert done.returncode == 3
+    assert len(read_scores(tmp_path / "s.csv").row_ids) == 2 + 2
+    assert sorted(os.listdir(tmp_path)) == ["in", "s.csv"]
 
 
 def test_a_plan_tells_the_time_and_writes_nothing(

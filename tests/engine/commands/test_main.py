@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bce.engine.commands import flags
 from bce.engine.commands.main import run_command
-from bce.engine.errors import AudioError
+from bce.engine.errors import AudioError, RunError
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def onnxruntime_error(text: str) -> Exception:
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+    return Fail(text)
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -27,6 +42,13 @@ def raising(error: BaseException) -> Callable[[], None]:
     ("error", "code", "line"),
     [
         (AudioError("is empty", "a.wav"), 2, "bce-x: a.wav: is empty"),
+        (AudioError("is empty\nor so", "\x1b[2Ja.wav"), 2, r"bce-x: \x1b[2Ja.wav: is empty\nor so"),
+        (RunError("has scores that are NaN", "a.wav"), 1, "bce-x: a.wav: has scores that are NaN"),
+        (MemoryError(), 1, "bce-x: there is not enough memory"),
+        (np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype("f8")), 1, "bce-x: there is not enough memory"),
+        (RuntimeError("can't start new thread"), 1, "bce-x: the system starts no more threads"),
+        (ImportError("libx.so: cannot map zero-fill pages", name="numpy"), 1, "cannot be loaded: libx.so: cannot map"),
+        (onnxruntime_error("std::bad_alloc"), 1, "bce-x: ONNX Runtime: std::bad_alloc"),
         (OSError(28, "No space left on device", "out.csv"), 1, "bce-x: out.csv: No space left on device"),
         (OSError(5, "Input/output error"), 1, "bce-x: writing: Input/output error"),
         (KeyboardInterrupt(), 130, "bce-x: interrupted"),
@@ -50,6 +72,35 @@ def test_faults_of_the_project_are_not_hidden() -> None:
         run_command("bce-x", raising(ZeroDivisionError()))
     with pytest.raises(ModuleNotFoundError):
         run_command("bce-x", raising(ModuleNotFoundError("No module", name="bce.engine.gone")))
+    with pytest.raises(ImportError):
+        run_command("bce-x", raising(ImportError("cannot import name 'x'", name="bce.engine.files")))
+
+
+@pytest.mark.parametrize("stream", [None, Gone()])
+def test_a_screen_that_is_gone_ends_no_command(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None) -> None:
+    monkeypatch.setattr("sys.stderr", stream)
+    done: list[str] = []
+
+    def run() -> None:
+        print("progress", file=sys.stderr)
+        done.append("all")
+
+    assert run_command("bce-x", run) == 0
+    assert done == ["all"]
+    assert run_command("bce-x", raising(AudioError("is empty", "a.wav"))) == 2
+    assert sys.stderr is stream
+
+
+def test_names_that_a_stream_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``LC_ALL=C PYTHONIOENCODING=ascii``: escapes, and no UnicodeEncodeError."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    assert run_command("bce-x", lambda: print("Öd.wav")) == 0
+    assert run_command("bce-x", raising(AudioError("is empty", "Öd.wav"))) == 2
+    err.flush()
+    assert out.buffer.getvalue() == b"\\xd6d.wav\n"  # type: ignore[attr-defined]
+    assert err.buffer.getvalue() == b"bce-x: \\xd6d.wav: is empty\n"  # type: ignore[attr-defined]
 
 
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:

@@ -110,7 +110,7 @@ def test_it_reads_back() -> None:
         (changed("window.sample_rate", 0), "sample rate is 0 Hz"),
         (changed("window.window_s", 1e-6), "windows of 1e-06 s are not a whole number of samples"),
         (changed("input.shape", [500, "128"]), r"field 'input.shape\[1\]' is '128', expected a whole number"),
-        (changed("outputs", {}), "field 'outputs' is a dict, expected a list"),
+        (changed("outputs", {}), "field 'outputs' is an object, expected a list"),
         (changed("outputs", []), "field 'outputs' names no output"),
         (changed("outputs.1.name", "label"), "names no output, or one twice"),
         (changed("outputs.1.width", None), "field 'outputs' does not say the width of embedding"),

@@ -17,7 +17,7 @@ from support.sounds import write_sound
 from bce.engine import Bundle, Engine, EngineOptions, OptionsError
 from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, plan_windows
 from bce.engine.recording import Recording
-from bce.engine.run.budget import OUT_OF_TIME, Budget, BudgetOptions, Headers, process_began, shift_ladder
+from bce.engine.run.budget import OUT_OF_TIME, Budget, BudgetOptions, process_began, shift_ladder
 from bce.engine.run.infer import RunOptions, infer
 from bce.engine.run.pace import Stop
 from bce.engine.tables.scores import read_scores
@@ -159,6 +159,22 @@ def test_without_any_header_read_the_length_is_guessed() -> None:
     assert got[0] == 0
 
 
+def test_a_header_that_is_not_believed_costs_nobody_a_shift() -> None:
+    """A promise that a file's size cannot bear is None: 26 recordings of a minute, 0.4 of the time that there is."""
+    clock, stop = Clock(), Stop()
+    recordings = [Recording(Path(f"r{i}.wav"), f"r{i}") for i in range(26)]
+    promised = {recording.stem: 12 for recording in recordings[1:]}
+    budget = Budget(
+        BudgetOptions(2, 0), FIVE, recordings, stop, WINDOW, GRID, promised=promised, began=clock.now, clock=clock
+    )
+    for recording in recordings:
+        budget.opened(recording, promised.get(recording.stem))
+        assert budget.shifts(recording, 12) == FIVE
+        clock.now += 0.4 * 120 / 26
+        budget.computed(recording, 12, FIVE, 56)
+        budget.finished(recording)
+
+
 def test_one_long_recording_is_judged_as_it_goes() -> None:
     # a day: five shifts would take 5.4 hours
     got, end, limit, _ = drive([17_280], 240, lambda t: 0.24)
@@ -188,18 +204,19 @@ def test_the_deadline_holds_whatever_happens(
     assert (reason is None) == (got[0] == 0)
 
 
-def test_time_is_up_then_abandoned() -> None:
+def test_time_is_up_then_cut_then_abandoned() -> None:
     clock, stop = Clock(), Stop()
     budget = Budget(BudgetOptions(10, 3), FIVE, [], stop, WINDOW, GRID, promised={}, began=clock.now, clock=clock)
-    for after, reason, abandon in [
-        (0, None, False),
-        (419, None, False),
-        (420, OUT_OF_TIME, False),
-        (480, OUT_OF_TIME, True),
+    for after, reason, cut, abandon in [
+        (0, None, False, False),
+        (419, None, False, False),
+        (420, OUT_OF_TIME, False, False),
+        (450, OUT_OF_TIME, True, False),
+        (480, OUT_OF_TIME, True, True),
     ]:
         clock.now = 1000.0 + after
         budget.tick()
-        assert (stop.reason, stop.abandon) == (reason, abandon)
+        assert (stop.reason, stop.cut, stop.abandon) == (reason, cut, abandon)
         assert stop.fills
 
 
@@ -218,22 +235,43 @@ def test_options_are_checked(minutes: float, reserve: float) -> None:
         BudgetOptions(minutes, reserve)
 
 
+@pytest.mark.parametrize(
+    ("minutes", "given", "reserve_s"), [(90, None, 180), (12, None, 180), (2, None, 30), (90, 5, 300), (2, 0, 0)]
+)
+def test_a_short_budget_has_a_short_reserve(minutes: float, given: float | None, reserve_s: float) -> None:
+    options = BudgetOptions(minutes, given)
+    assert options.reserve_s == reserve_s
+    assert options.working_s == minutes * 60 - reserve_s
+
+
+def test_a_recording_that_stalled_before_it_was_open_is_no_longer_waited_for() -> None:
+    """One minute each of three; the first stalls in its opening, the second is computed."""
+    clock, stop = Clock(), Stop()
+    recordings = [Recording(Path(name), name) for name in "abc"]
+    budget = Budget(
+        BudgetOptions(10, 3),
+        ONE,
+        recordings,
+        stop,
+        WINDOW,
+        GRID,
+        promised=dict.fromkeys("abc", 12),
+        began=clock.now,
+        clock=clock,
+    )
+    budget.opened(recordings[1], 12)
+    budget.shifts(recordings[1], 12)
+    budget.finished(recordings[0])
+    clock.now += 12.0
+    budget.computed(recordings[1], 12, ONE, 12)
+    budget.finished(recordings[1])
+    # c alone is left: 12 windows at a second each
+    assert budget.predicted_end(ONE) - clock.now == pytest.approx(12, rel=0.05)
+
+
 def test_the_process_began_before_now() -> None:
     age = time.monotonic() - process_began()
     assert 0 <= age < 3600
-
-
-def test_headers_are_read_in_the_background_and_passes_over_the_rest(tmp_path: Path) -> None:
-    write_sound(tmp_path / "a.wav", 61.2, 1)
-    (tmp_path / "b.wav").write_text("no audio")
-    write_sound(tmp_path / "c.ogg", 9.0, 2)
-    recordings = [Recording(tmp_path / name, name[0]) for name in ("a.wav", "b.wav", "c.ogg")]
-    headers = Headers(recordings, WINDOW.sample_rate, GRID)
-    headers.start()
-    deadline = time.monotonic() + 10
-    while len(headers.chunks) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert headers.chunks == {"a": 13, "c": 2}
 
 
 def test_a_run_out_of_time_still_writes_a_whole_table(
@@ -255,6 +293,7 @@ def test_a_run_out_of_time_still_writes_a_whole_table(
 
     monkeypatch.setattr(scheduler, "AudioReader", Stalling)
     monkeypatch.setattr("bce.engine.run.infer.process_began", time.monotonic)
+    monkeypatch.setattr("bce.engine.run.budget.LEAST_PATIENCE_S", 60.0)  # the deadline comes first
     options = RunOptions(
         (tmp_path / "in",),
         tmp_path / "out.csv",
@@ -273,6 +312,37 @@ def test_a_run_out_of_time_still_writes_a_whole_table(
     assert report.exit_code == 3
     assert report.filled == 4 + 5 + 6
     np.testing.assert_allclose(table.scores[5:], np.broadcast_to(table.scores[:5].mean(axis=0), (15, 12)), rtol=1e-12)
+
+
+def test_a_stalled_first_file_takes_a_share_of_the_budget_and_no_rows_of_the_others(
+    small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread, and a reader that never opens its file: all others are computed, and no row is missing."""
+    from bce.engine.run import scheduler
+
+    for number in range(4):
+        write_sound(tmp_path / "in" / f"r{number}.wav", 15.0, number)
+    release = threading.Event()
+    real = scheduler.AudioReader
+
+    def stalling(path: Path, *more: object):
+        if path.stem == "r0":
+            release.wait(60)
+        return real(path, *more)
+
+    monkeypatch.setattr(scheduler, "AudioReader", stalling)
+    monkeypatch.setattr("bce.engine.run.budget.LEAST_PATIENCE_S", 0.3)
+    monkeypatch.setattr("bce.engine.run.budget.PATIENCE_SHARE", 0.0)
+    engine = EngineOptions(threads=1, shifts_s=ONE)
+    report = infer(
+        small_bundle,
+        RunOptions((tmp_path / "in",), tmp_path / "out.csv", engine=engine, budget=BudgetOptions(10), quiet=True),
+    )
+    release.set()
+    assert [entry["status"] for entry in report.recordings] == ["failed", "ok", "ok", "ok"]
+    assert report.recordings[0]["reason"] == "delivered nothing for 0.3 s"
+    assert [entry["rows"] for entry in report.recordings] == [3, 3, 3, 3]
+    assert len(read_scores(tmp_path / "out.csv").row_ids) == 12
 
 
 def test_without_a_budget_there_is_no_deadline(small_bundle: Bundle, soundscapes: Path) -> None:

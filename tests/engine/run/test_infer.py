@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ EXPECTED_CHUNKS = [12, 3, 13, 1, 15]
 def options(
     *paths: Path, out: Path | None = None, shifts: tuple[float, ...] = (0.0,), threads: int = 2, **more
 ) -> RunOptions:
-    engine = EngineOptions(threads=threads, shifts_s=shifts, features=more.pop("features", None))
+    engine = EngineOptions(threads=threads, shifts_s=shifts)
     return RunOptions(paths, out, engine=engine, postprocess=more.pop("postprocess", RAW), quiet=True, **more)
 
 
@@ -104,7 +103,7 @@ def test_threads_do_not_change_a_byte(small_bundle: Bundle, soundscapes: Path, t
 
 def test_parquet_and_features(small_bundle: Bundle, soundscapes: Path, tmp_path: Path) -> None:
     out, features = tmp_path / "scores.parquet", tmp_path / "features.parquet"
-    infer(small_bundle, options(soundscapes, out=out, features_out=features, features="chunk", shifts=(-1.0, 0.0, 1.0)))
+    infer(small_bundle, options(soundscapes, out=out, features_out=features, shifts=(-1.0, 0.0, 1.0)))
     table = pq.read_table(out)
     assert table.column_names[:6] == ["row_id", "path", "site", "start_time", "chunk_start_s", "chunk_end_s"]
     assert table["site"][0].as_py() == "S01"
@@ -116,7 +115,7 @@ def test_parquet_and_features(small_bundle: Bundle, soundscapes: Path, tmp_path:
     assert b"stand-in" in found.schema.metadata[b"notice"]
 
     windows = tmp_path / "windows.parquet"
-    infer(small_bundle, options(soundscapes, features_out=windows, features="window", shifts=(-1.0, 0.0, 1.0)))
+    infer(small_bundle, options(soundscapes, features_out=windows, features_per="window", shifts=(-1.0, 0.0, 1.0)))
     rows = pq.read_table(windows).to_pylist()
     first = [row for row in rows if row["site"] == "S01"]
     # 12 chunks x 3 shifts of a minute, of which the first and the last one are moved into the recording
@@ -141,7 +140,7 @@ def test_a_head_of_none_gives_features_or_refuses(small_bundle: Bundle, soundsca
     with pytest.raises(OptionsError, match="has no head"):
         infer(bundle, options(soundscapes, out=tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()
-    report = infer(bundle, options(soundscapes, features_out=tmp_path / "f.parquet", features="chunk"))
+    report = infer(bundle, options(soundscapes, features_out=tmp_path / "f.parquet"))
     assert report.exit_code == 0
     assert pq.read_metadata(tmp_path / "f.parquet").num_rows == sum(EXPECTED_CHUNKS)
 
@@ -182,7 +181,7 @@ def damage(good: Path, folder: Path, kind: str) -> Path:
         ("empty", "failed", 12, 0),
         ("text", "failed", 12, 0),
         ("bare_header", "failed", 12, 0),
-        ("too_short", "failed", None, 0),
+        ("too_short", "failed", 12, 0),
         ("truncated_wav", "short_read", 12, 6),
         ("truncated_flac", "short_read", 12, None),
         ("nan", "short_read", 12, 7),
@@ -219,6 +218,21 @@ def test_a_bad_recording_costs_only_its_own_rows(
         fill = table.scores[there[own[-1]]]
         np.testing.assert_allclose(fill, table.scores[unfilled].mean(axis=0), rtol=1e-12)
     assert [last.stem in e["recording"] and e["status"] for e in report.recordings][-1] == "ok"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_bad_recording_has_as_many_rows_as_most_others(small_bundle: Bundle, tmp_path: Path, threads: int) -> None:
+    """Also where those come later, and whatever is wrong with it: empty, no audio, shorter than a chunk can be."""
+    folder = tmp_path / "recordings"
+    for name, seconds in (("b", 10.0), ("c", 10.0), ("d", 5.0)):
+        write_sound(folder / f"{name}.wav", seconds, 1)
+    (folder / "a.wav").write_bytes(b"")
+    (folder / "e.ogg").write_text("notes")
+    write_sound(folder / "f.wav", 0.4, 2)
+    report = infer(small_bundle, options(folder, out=tmp_path / "out.csv", threads=threads))
+    assert [entry["status"] for entry in report.recordings] == ["failed", "ok", "ok", "ok", "failed", "failed"]
+    assert [entry["rows"] for entry in report.recordings] == [2, 2, 2, 1, 2, 2]
+    assert report.rows == 11
 
 
 def test_nothing_but_bad_recordings_is_still_a_table(small_bundle: Bundle, tmp_path: Path) -> None:
@@ -371,9 +385,7 @@ def test_a_crash_leaves_no_half_table_and_what_stood_there_before(small_bundle: 
     outputs = tmp_path / "out"
     outputs.mkdir()
     (outputs / "features.parquet").write_text("of yesterday")
-    asked = options(
-        folder, out=outputs / "s.csv", features_out=outputs / "features.parquet", features="chunk", threads=1
-    )
+    asked = options(folder, out=outputs / "s.csv", features_out=outputs / "features.parquet", threads=1)
     with pytest.raises(MemoryError):
         infer(small_bundle, asked, crash_late)
     assert [path.name for path in outputs.iterdir()] == ["features.parquet"]
@@ -397,12 +409,3 @@ def test_the_report_says_what_happened(small_bundle: Bundle, soundscapes: Path, 
 
 def test_sounds_of_the_fixture_differ() -> None:
     assert not np.allclose(sound(1.0, 1), sound(1.0, 2))
-
-
-def test_options_are_checked() -> None:
-    with pytest.raises(OptionsError, match="threads is 0"):
-        EngineOptions(threads=0)
-    with pytest.raises(OptionsError, match=r"0\.01"):
-        EngineOptions(shifts_s=(0.0055,))
-    with pytest.raises(OptionsError, match="features"):
-        replace(EngineOptions(), features="row")  # type: ignore[arg-type]

@@ -170,6 +170,8 @@ def test_refusals(tmp_path: Path) -> None:
         blend([(good, 1), (bad, 1)], out, BlendOptions(mode="logit"))
     with pytest.raises(OptionsError, match="must be 0 or more and not all 0"):
         blend([(good, 0.0)], out)
+    with pytest.raises(OptionsError, match="must be 0 or more and not all 0"):
+        blend([(good, 1e308), (good, 1e308)], out)
     with pytest.raises(OptionsError, match="nothing to blend"):
         blend([], out)
     with pytest.raises(OptionsError, match="needs a taxonomy"):
@@ -179,6 +181,31 @@ def test_refusals(tmp_path: Path) -> None:
     bare = Taxonomy.from_columns({"primary_label": ["a", "b"], "scientific_name": ["X a", "X b"]})
     with pytest.raises(TableError, match="lacks the class 'c'"):
         blend([(good, 1)], out, BlendOptions(taxonomy_smoothing=(("genus", 0.1),)), bare)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("row_id,a,b,c\nr_5,1,1,1\nr_5,1,1,1\n", "has the row id 'r_5' more than once"),
+        ("row_id,a,b,c\nr_5,1,nan,1\nr_10,1,1,1\n", "data row 1 has no finite number for class 'b'"),
+        ("row_id,a,b,c\nr_5,1,1,1\nr_10,1,1,-inf\n", "data row 2 has no finite number for class 'c'"),
+        ("row_id,a,b,c\nr_5,1,,1\nr_10,1,1,1\n", "data row 1 has no finite number for class 'b'"),
+        ("row_id,a,b,b\nr_5,1,1,1\nr_10,1,1,1\n", "has the column 'b' twice"),
+        ("row_id,a,b,d\nr_5,1,1,1\nr_10,1,1,1\n", r"lacks 1 classes \(c\) and adds 1 classes \(d\)"),
+        ('row_id,a,b,c\nr_5,1,1,1\n"r\x1b_5",1,1,1\n', r"lacks 1 rows \(r_10\) and adds 1 rows \(r\\x1b_5\)"),
+        ("row_id,a,b,c\n", r"lacks 2 rows \(r_5, r_10\)"),
+        ("", "has no column 'row_id'"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["direct", "rank"])
+def test_tables_that_cannot_be_blended_are_named(tmp_path: Path, text: str, says: str, mode: Mode) -> None:
+    good, bad = write(tmp_path / "a.csv", np.full((2, 3), 0.5)), tmp_path / "b.csv"
+    bad.write_text(text)
+    with pytest.raises(TableError, match=says) as error:
+        blend([(good, 1), (bad, 1)], tmp_path / "out.csv", BlendOptions(mode=mode))
+    assert str(error.value).startswith(f"{bad}: ")
+    assert str(error.value).isprintable()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]
 
 
 def test_saturated_probabilities_blend_as_logits(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import disks
 
 from bce.engine.errors import OptionsError
 from bce.engine.geometry import ChunkGrid, WindowSpec
@@ -32,7 +33,7 @@ def recording(name: str) -> Recording:
 
 
 def expected_rows(sample: SampleSubmission | None = None, fills: bool = True, **promised: int) -> ExpectedRows:
-    return ExpectedRows(GRID, sample, promised, lambda: fills)
+    return ExpectedRows(GRID, sample, lambda: promised, lambda: fills)
 
 
 def table_sink(out: Path, expected: ExpectedRows, sample: SampleSubmission | None = None, fills: bool = True):
@@ -116,30 +117,26 @@ def test_aborted_sinks_leave_what_was_there(tmp_path: Path) -> None:
     assert {path.read_text() for path in tmp_path.iterdir()} == {"of yesterday"}
 
 
-class Full:
-    """A file on a disk that is full: closing it writes what is left, and fails."""
-
-    closed = False
-
-    def write(self, content: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    def close(self) -> None:
-        raise OSError(28, "No space left on device")
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_disks_that_are_all_full_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bce.engine.files._rescue_folders", lambda: iter(()))
+    disks.fill(monkeypatch, tmp_path, 10)
     scores = table_sink(tmp_path / "t.csv", expected_rows())
     features = FeatureSink(tmp_path / "f.parquet", {"block_1": 2}, WINDOW, GRID)
-    scores._writer._spool.close()
-    scores._writer._spool = Full()  # type: ignore[assignment]
-    features._writer.close()
-    features._writer = Full()  # type: ignore[assignment]
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left on device, and no other folder takes it"):
         scores.add(scored("a", 0, np.ones((2, 2)), OK))
+    with pytest.raises(OSError, match="No space left on device, and no other folder takes it"):
+        features.add(Part(recording("a"), 0, np.ones((2, 2), np.float32), {"block_1": np.ones((2, 2), np.float32)}))
     for sink in (scores, features):
-        with pytest.raises(OSError, match="No space left"):
-            sink.abort()
+        sink.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_that_cannot_be_begun_are_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bce.engine.files.tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="No such file or directory"):
+        FeatureSink(tmp_path / "gone" / "f.parquet", {"block_1": 2}, WINDOW, GRID)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,7 +155,7 @@ def test_a_table_that_cannot_be_begun_leaves_nothing_behind(tmp_path: Path, monk
 
 def test_table_and_report_hear_the_same_of_a_recording() -> None:
     promised: dict[str, int] = {}
-    expected, one = ExpectedRows(GRID, None, promised, lambda: True), recording("a")
+    expected, one = ExpectedRows(GRID, None, lambda: promised, lambda: True), recording("a")
     before = expected.missing(one, Outcome(status="failed"), 0)
     promised["a"] = 40  # its header has been read meanwhile
     np.testing.assert_array_equal(expected.missing(one, Outcome(status="failed"), 0), before)

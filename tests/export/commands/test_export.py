@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ torch = pytest.importorskip("torch", reason="exports need the extra bce[export]"
 
 import onnxruntime as ort  # noqa: E402
 
-from bce.engine.errors import OptionsError, ParityError  # noqa: E402
+from bce.engine.errors import ExportError, OptionsError, ParityError  # noqa: E402
 from bce.engine.files import sha256  # noqa: E402
 from bce.engine.frontends.base import FrontendSpec  # noqa: E402
+from bce.engine.frontends.perch import WINDOW  # noqa: E402
 from bce.engine.network.bundle import Bundle  # noqa: E402
 from bce.engine.network.manifest import Head, Input, Output, Placing, Score, WindowSpec  # noqa: E402
 from bce.engine.post.options import PostprocessOptions  # noqa: E402
@@ -29,6 +31,8 @@ from bce.export.commands.bundling import ExportOptions, export_source  # noqa: E
 from bce.export.commands.export import main, parse_blocks  # noqa: E402
 from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint  # noqa: E402
 from bce.export.heads.modules import HeadConfig, build_head  # noqa: E402
+from bce.export.heads.trained_on import sample_window  # noqa: E402
+from bce.export.perch.exact import Exact, exact_log_mel  # noqa: E402
 from bce.export.perch.published_graph import write_onnx  # noqa: E402
 from bce.export.perch.sources import read_source  # noqa: E402
 from bce.export.perch.weights import Weights  # noqa: E402
@@ -72,7 +76,11 @@ def checkpoints(small_weights: Weights, tmp_path: Path) -> Callable[..., list[st
     """Write folds of a small head over blocks 5 and 7, with changes."""
 
     def write(
-        folds: int = 2, blocks: tuple[int, ...] = (5, 7), preparation: str = "none", narrow: int = 0
+        folds: int = 2,
+        blocks: tuple[int, ...] = (5, 7),
+        preparation: str = "none",
+        narrow: int = 0,
+        sample: dict[str, tuple[float, ...]] | None = None,
     ) -> list[str]:
         known = small_weights.architecture.blocks
         widths = {known[index].name: known[index].out_channels - narrow for index in blocks}
@@ -81,7 +89,8 @@ def checkpoints(small_weights: Weights, tmp_path: Path) -> Callable[..., list[st
             torch.manual_seed(seed)
             head = build_head(HeadConfig(d=16, ffn=24), tuple(widths.values()), 3).eval()
             path = tmp_path / f"fold{seed}.safetensors"
-            save_checkpoint(path, HeadCheckpoint(head, ("x1", "x2", "x3"), widths, preparation, "a trial"))  # type: ignore[arg-type]
+            made = HeadCheckpoint(head, ("x1", "x2", "x3"), widths, preparation, "a trial", sample=sample or {})  # type: ignore[arg-type]
+            save_checkpoint(path, made)
             paths.append(str(path))
         return paths
 
@@ -169,6 +178,7 @@ def test_info(bundle: Path, capsys: pytest.CaptureFixture) -> None:
         "perch_log_mel, preparation none",
         "log_mel [500, 128]",
         "1 of the classes",
+        "the SHA-256 is none of those that are published",
         identity,
     ):
         assert part in text
@@ -181,14 +191,22 @@ def test_info(bundle: Path, capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_trained_head_with_priors_and_tuned_values(
-    small_onnx: Path, checkpoints: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+    small_onnx: Path,
+    small_weights: Weights,
+    checkpoints: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     out, post, priors = (tmp_path / name for name in ("trained", "post.json", "priors.npz"))
+    names = ("block_5", "block_7")
+    exact = Exact(small_weights, names)(exact_log_mel(sample_window(WINDOW)[None]))
+    folds = checkpoints(sample={name: tuple(exact[name][0].tolist()) for name in names})
     values = {"sigma": 0.5, "taxonomy": {"genus": 0.3}, "prior_known": 1.0}
     post.write_text(json.dumps(values))
     Priors.count(("x3", "x2", "x1"), np.eye(3), ["S1"] * 3, [4] * 3).save(priors)
-    arguments = ["--perch", str(small_onnx), "--head", *checkpoints(), "--out", str(out)]
+    arguments = ["--perch", str(small_onnx), "--head", *folds, "--out", str(out)]
     assert main([*arguments, "--post", str(post), "--priors", str(priors)]) == 0
+    assert capsys.readouterr().out.count("was trained on this network") == 2
     loaded = Bundle.load(out)
     assert loaded.manifest.post == values
     assert postprocess_options(loaded) == PostprocessOptions(1.0, 0.5, 0.5, taxonomy=(("genus", 0.3),))
@@ -232,6 +250,20 @@ def test_heads_that_disagree_are_refused(
     assert not out.exists()
 
 
+def test_a_head_of_another_network_is_refused(
+    small_onnx: Path, checkpoints: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its blocks are as wide, so that nothing but its record tells."""
+    widths = {block.name: block.out_channels for block in read_source(small_onnx).weights.architecture.blocks}
+    rng = np.random.default_rng(0)
+    folds = checkpoints(sample={n: tuple(rng.standard_normal(widths[n]).tolist()) for n in ("block_5", "block_7")})
+    assert main(["--perch", str(small_onnx), "--head", *folds, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"bce-export: {folds[0]}: was trained on another network")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("quick")
 def test_an_existing_bundle_is_replaced_only_by_force(
     small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -248,6 +280,34 @@ def test_an_existing_bundle_is_replaced_only_by_force(
     assert Bundle.load(out).manifest.output_names == ("block_1",)
     assert not (out / "extra").exists()
     assert os.listdir(tmp_path) == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("bundle", "is to be written, and is or holds the input"),
+        ("bundle/more", "lies in the bundle"),
+        ("saved_model/out", "lies in the input"),
+        ("saved_model", "is to be written, and is or holds the input"),
+        ("x.onnx", "is to be written, and is or holds the input"),
+        ("x.onnx/out", "is not a folder that can be written to"),
+    ],
+)
+def test_no_output_holds_an_input_or_lies_in_one(
+    out: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    (tmp_path / "bundle" / "fold.pt").write_text("a head")
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "x.onnx").write_text("a network")
+    source = "saved_model" if out.startswith("saved") else "x.onnx"
+    arguments = ["--perch", str(tmp_path / source), "--head", str(tmp_path / "bundle" / "fold.pt")]
+    assert main([*arguments, "--out", str(tmp_path / out), "--force"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "bundle" / "fold.pt").read_text() == "a head"
 
 
 def test_a_folder_of_something_else_is_left_alone(
@@ -299,6 +359,25 @@ def test_a_source_that_cannot_run_is_said_so(small_weights: Weights, tmp_path: P
     assert [(output.name, output.kind) for output in manifest.outputs] == [("embedding", "embedding")]
 
 
+def test_a_kernel_of_zeros_is_refused_and_some_zeros_are_said(small_weights: Weights, tmp_path: Path) -> None:
+    def source(share: float) -> Source[Weights]:
+        block = small_weights.blocks[7]
+        kernel = block.project.kernel.copy()
+        kernel.reshape(-1)[: round(share * kernel.size)] = 0
+        damaged = replace(block, project=replace(block.project, kernel=kernel))
+        blocks = (*small_weights.blocks[:7], damaged, *small_weights.blocks[8:])
+        return Source(tmp_path / "x.onnx", "0" * 64, "onnx", "unknown", "", replace(small_weights, blocks=blocks))
+
+    with pytest.raises(ExportError, match=r"x.onnx: block 7, project kernel: 95% of its numbers are 0"):
+        export_source(source(0.95), ExportOptions("", tmp_path / "out"))
+    lines: list[str] = []
+    bundling._check_zeros(source(0.25), lines.append)
+    assert lines == ["source: block 7, project kernel: 25.0% of its numbers are 0, the file may be damaged"]
+    bundling._check_zeros(source(0.0), lines.append)
+    assert len(lines) == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -309,6 +388,10 @@ def test_a_source_that_cannot_run_is_said_so(small_weights: Weights, tmp_path: P
         (["--perch", "x.onnx", "--out", "o", "--outputs", "scores"], "output 'scores' is unknown"),
         (["--perch", "x.onnx", "--out", "o", "--preparation", "loud"], "preparation 'loud' is unknown"),
         (["--perch", "x.onnx", "--out", "o", "--head", "perch", "fold.pt"], "not both"),
+        (
+            ["--perch", "x.onnx", "--out", "o", "--head", "perch", "--any-backbone"],
+            "about the network of a trained head",
+        ),
         (["--perch", "x.onnx", "--out", "o"], "x.onnx"),
         (["--perch", "SMALL", "--out", "o", "--head", "fold.pt"], "no such head checkpoint"),
         (["--perch", "SMALL", "--out", "o", "--taxonomy", "none.csv"], "none.csv"),

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="heads need the extra bce[export]")
@@ -47,13 +48,15 @@ def features(batch: int = 7, seed: int = 1) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ["head.safetensors", "head.pt"])
 @pytest.mark.parametrize("kind", ["attention", "scalar_mix"])
 def test_checkpoints_come_back_as_they_were(tmp_path: Path, name: str, kind: Any) -> None:
-    saved = checkpoint(HeadConfig(kind=kind, d=16, ffn=24, dropout=0.2), preparation="hoplite")
+    sample = {block: tuple(0.1 * place for place in range(width)) for block, width in BLOCKS.items()}
+    saved = checkpoint(HeadConfig(kind=kind, d=16, ffn=24, dropout=0.2), preparation="hoplite", sample=sample)
     save_checkpoint(tmp_path / name, saved)
     loaded = load_checkpoint(tmp_path / name)
     assert os.listdir(tmp_path) == [name]
     assert (loaded.head.config, loaded.labels, loaded.blocks) == (saved.head.config, saved.labels, saved.blocks)
     assert (loaded.preparation, loaded.notice, loaded.facts) == ("hoplite", "a notice", saved.facts)
     assert list(loaded.blocks) == list(BLOCKS)
+    assert loaded.sample == sample
     assert loaded.path == str(tmp_path / name)
     assert not loaded.head.training
     with torch.no_grad():
@@ -87,6 +90,13 @@ def damage(path: Path, change: Any) -> None:
         (lambda c: c["state"].update(cls=torch.zeros(3)), r"'cls': expected shape \(16,\), found \(3,\)"),
         (lambda c: c["state"].update(more=torch.zeros(3)), "unknown tensor 'more'"),
         (lambda c: c["state"]["cls"].fill_(float("nan")), "'cls' holds NaN"),
+        (lambda c: c["state"]["cls"].fill_(0.5), "numbers are not those that were written"),
+        (
+            lambda c: c.update({METADATA: c[METADATA].replace('"sample": {}', '"sample": {"block_21": [1]}')}),
+            "sample window",
+        ),
+        (lambda c: c["state"].update(cls="text"), "'cls': expected a dense tensor of floats"),
+        (lambda c: c.update(state=3), "holds no tensors by name"),
         (lambda c: c.pop(METADATA), "not a head checkpoint"),
         (lambda c: c.update({METADATA: "{"}), "not a head checkpoint"),
         (lambda c: c.update({METADATA: c[METADATA].replace('"none"', '"loud"')}), "preparation 'loud'"),
@@ -102,6 +112,54 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, change: Any, message: s
     with pytest.raises(ExportError, match=message) as raised:
         load_checkpoint(path)
     assert raised.value.path == str(path)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "head.pt"])
+@pytest.mark.filterwarnings("error")
+def test_no_damage_ends_in_a_traceback_or_in_other_numbers(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, rng = tmp_path / name, np.random.default_rng(0)
+    saved = checkpoint()
+    save_checkpoint(path, saved)
+    whole = path.read_bytes()
+    with torch.no_grad():
+        expected = saved.head(features())
+    refusals = []
+    for trial in range(80):
+        content = bytearray(whole)
+        start = int(rng.integers(len(whole)))
+        if trial % 4 == 0:
+            del content[start:]
+        elif trial % 4 == 1:
+            content[start] ^= 1 << int(rng.integers(8))
+        elif trial % 4 == 2:
+            content[start : start + 99] = rng.bytes(99)
+        else:
+            content = bytearray(rng.bytes(int(rng.integers(400))))
+        path.write_bytes(content)
+        try:
+            loaded = load_checkpoint(path)
+        except ExportError as error:
+            refusals.append(str(error))
+        else:  # what was damaged is padding, or a figure that nothing is computed from
+            with torch.no_grad():
+                assert torch.equal(loaded.head(features()), expected)
+    assert len(refusals) > 60
+    for text in refusals:
+        assert text.startswith(f"{path}: ")
+        assert "weights_only" not in text
+        assert text.isprintable()  # no line break, no escape code
+    assert capfd.readouterr() == ("", "")
+
+
+def test_sizes_are_not_believed(tmp_path: Path) -> None:
+    """A head of 4 TB is refused by its tensors, before there is memory for it."""
+    path = tmp_path / "head.pt"
+    save_checkpoint(path, checkpoint())
+    damage(path, lambda c: c.update({METADATA: c[METADATA].replace('"ffn": 24', '"ffn": 60000000000')}))
+    with pytest.raises(ExportError, match=r"'ffn.0.weight': expected shape \(60000000000, 16\)"):
+        load_checkpoint(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -135,3 +193,13 @@ def test_folds_that_differ_are_refused(changes: dict[str, Any], message: str) ->
     with pytest.raises(OptionsError, match=message) as raised:
         agreeing_folds([first, second])
     assert raised.value.path == "two.pt"
+
+
+def test_a_fold_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """By its numbers: a copy has another name, and may have another form."""
+    paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.pt")]
+    for path, seed in zip(paths, (0, 1, 0), strict=True):
+        save_checkpoint(path, checkpoint(seed=seed))
+    with pytest.raises(OptionsError, match=r"is the same fold as .*a.safetensors") as raised:
+        agreeing_folds([load_checkpoint(path) for path in paths])
+    assert raised.value.path == str(paths[2])

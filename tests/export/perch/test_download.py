@@ -12,8 +12,18 @@ from pathlib import Path
 import pytest
 
 from bce.engine.errors import ExportError
+from bce.engine.files import sha256
+from bce.export.classes import read_perch_labels
 from bce.export.perch import download
-from bce.export.perch.download import PUBLISHED, Published, fetch, resolve
+from bce.export.perch.download import (
+    LABELS,
+    PUBLISHED,
+    Published,
+    fetch,
+    published_name,
+    resolve,
+    resolve_labels,
+)
 
 CONTENT = b"a published file" * 100
 
@@ -97,3 +107,29 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert download.cache_folder() == tmp_path
     monkeypatch.delenv("BCE_CACHE")
     assert download.cache_folder().name == "bce"
+
+
+def test_labels_come_by_name_unless_there_is_such_a_file(
+    web: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    published = Published(web, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    for name in LABELS:
+        monkeypatch.setitem(LABELS, name, published)
+    monkeypatch.chdir(tmp_path)
+    for name in ("labels.csv", "perch_v2_labels"):
+        assert resolve_labels(Path(name)) == tmp_path / "cache" / "perch_v2_labels.csv"
+        assert resolve_labels(name).read_bytes() == CONTENT
+    (tmp_path / "labels.csv").write_text("mine")
+    assert resolve_labels("labels.csv") == Path("labels.csv")
+    assert resolve_labels("other.csv") == Path("other.csv")  # who reads it says that it is not there
+
+
+def test_the_published_labels_are_those_of_the_model(shared: Path) -> None:
+    file = shared / "data" / "perch_v2_labels" / "labels.csv"
+    assert {(entry.sha256, entry.size) for entry in LABELS.values()} == {(sha256(file), file.stat().st_size)}
+    assert len(read_perch_labels(file, 14_795)) == 14_795
+
+
+def test_a_published_file_is_known_by_its_digest() -> None:
+    assert published_name(PUBLISHED["perch_v2"].sha256) == "perch_v2"
+    assert published_name("0" * 64) is None

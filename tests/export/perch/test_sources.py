@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -503,3 +504,45 @@ def _refused(path: Path, reason: str) -> None:
         read_source(path)
     assert "\n" not in str(error.value)
     assert error.value.path == str(path)
+
+
+def test_weights_beside_the_file_are_part_of_its_digest(small_onnx: Path, tmp_path: Path) -> None:
+    """As ``sha256sum a.onnx w.bin | sha256sum`` has it; another file of weights is another source."""
+    path, beside = tmp_path / "a.onnx", tmp_path / "w.bin"
+    onnx.save(onnx.load(small_onnx), path, save_as_external_data=True, location="w.bin")
+    source = read_source(path)
+    digests = {"a.onnx": sha256(path), "w.bin": sha256(beside)}
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    assert source.sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    assert source.notes == tuple(f"source file {name}: SHA-256 {digest}" for name, digest in digests.items())
+    whole = read_source(small_onnx).weights.arrays()
+    for (_, _, found), (_, _, expected) in zip(source.weights.arrays(), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(1, "stem, conv"), (2, "block 0, depthwise"), (5, "block 1, project"), (70, "block 23, depthwise")],
+)
+def test_an_attribute_that_changes_a_maps_size_is_named_itself(
+    small_onnx: Path, tmp_path: Path, place: int, name: str
+) -> None:
+    """And not what breaks behind it: the mean is a sum divided by the size that the map should have."""
+    model = onnx.load(small_onnx)
+    node = [node for node in model.graph.node if node.op_type == "Conv"][place]
+    kept = [attribute for attribute in node.attribute if attribute.name not in ("pads", "auto_pad")]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("pads", [0, 1, 1, 2])])
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(ExportError, match=rf"x.onnx: {name}: expected padding .*, found \(\(0, 1\), \(1, 2\)\)"):
+        read_source(tmp_path / "x.onnx")
+
+
+def test_a_node_that_contradicts_itself_is_named(small_onnx: Path, tmp_path: Path) -> None:
+    """As a flipped bit makes it: an axis that there is not."""
+    model = onnx.load(small_onnx)
+    node = [node for node in model.graph.node if node.op_type == "Transpose"][9]
+    node.attribute[0].CopyFrom(helper.make_attribute("perm", [0, 3, 1, 9]))
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(ExportError, match=r"x.onnx: block .*, found .*Transpose"):
+        read_source(tmp_path / "x.onnx")

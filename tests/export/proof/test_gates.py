@@ -18,6 +18,7 @@ from bce.export.proof.gates import (
     Limits,
     Rounding,
     Verdict,
+    constant_share,
     relative_l2,
 )
 from bce.export.sources import Source
@@ -121,3 +122,10 @@ def test_limits_between_forms() -> None:
     assert Limits.between(tflite, tflite) == Limits.between(tflite, onnx) == Limits(backbone_relative_l2=1e-4)
     assert Limits.between(rounded, rounded) == Limits(None, 1e-4, None)
     assert Limits.between(rounded, onnx) == Limits.between(onnx, rounded) == Limits(None, None, None)
+
+
+def test_numbers_that_hear_nothing_are_counted() -> None:
+    values = np.array([[5.0, 0.0, 1e-9, 1.0, -3.0], [5.000001, 0.0, 2e-9, 1.0, -3.1]])
+    assert constant_share(values) == pytest.approx(3 / 5)  # rounding is no hearing, however small a number is it counts
+    assert constant_share(values[:1]) == 0  # one window tells nothing
+    assert constant_share(np.zeros((3, 0))) == 0

@@ -95,6 +95,7 @@ def test_a_true_conversion_passes_every_gate(true_report: ParityReport) -> None:
         assert (comparison.limit is not None) == gated
     assert 0 < true_report.summary()["backbone_relative_l2"] <= 1e-5
     assert 0 < true_report.summary()["end_to_end_relative_l2"] <= 1e-4
+    assert true_report.constant == {"block_21": 0.0, "block_24": 0.0, "label": 0.0}
     content = json.loads(true_report.to_json())
     assert content["status"] == "numbers compared"
     assert len(content["comparisons"]) == len(true_report.comparisons)
@@ -114,6 +115,21 @@ def scale(part: str, factor: float) -> Callable[[onnx.ModelProto], None]:
         found[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(found[0]) * np.float32(factor), found[0].name))
 
     return change
+
+
+def test_a_dead_network_is_refused_although_it_agrees(
+    candidate: parity.Candidate, inputs: list[CheckInput], tmp_path: Path
+) -> None:
+    """Its source, dead alike, would give the same numbers: nothing but the sound tells."""
+    dead = doctored(candidate, tmp_path / "dead.onnx", scale("blocks.23.project", 0.0))
+    report = parity.prove(dead, None, inputs, "dead.onnx")
+    assert report.constant["block_21"] == 0
+    assert report.constant["block_24"] == report.constant["label"] == 0
+    deader = doctored(candidate, tmp_path / "deader.onnx", scale("blocks.24.project", 0.0))
+    report = parity.prove(deader, None, inputs, "deader.onnx")
+    assert report.constant == {"block_21": 0.0, "block_24": 1.0, "label": 1.0}
+    with pytest.raises(ParityError, match=r"do not depend on the sound.*: block_24 \(100%\), label \(100%\)"):
+        report.require()
 
 
 def test_a_wrong_weight_is_named_from_its_block_on(

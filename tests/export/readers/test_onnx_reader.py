@@ -94,3 +94,41 @@ def test_any_number_of_windows_goes_through_batches(count: int, fixed: bool) -> 
     np.testing.assert_array_equal(np.concatenate([part["twice"] for part in parts]), 2 * waveforms)
     assert all(size == 3 for size in sizes[:-1])
     assert sizes[-1] == (3 if fixed else (count - 1) % 3 + 1)
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Path:
+    """The same file with its weights in another one beside it."""
+    model = onnx.load(write(tmp_path / "whole.onnx"))
+    (tmp_path / "apart").mkdir()
+    path = tmp_path / "apart" / "a.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def test_weights_may_lie_beside(apart: Path) -> None:
+    opened = open_onnx(apart, EXPECTED)
+    assert opened.beside == (apart.with_name("weights.bin"),)
+    check(opened, 5)
+
+
+def test_missing_and_damaged_weights_are_named(apart: Path) -> None:
+    beside = apart.with_name("weights.bin")
+    content = beside.read_bytes()
+    beside.write_bytes(content[:-8])
+    with pytest.raises(ExportError, match=r"a.onnx: keeps weights in 'weights.bin', which is cut short or damaged"):
+        open_onnx(apart, EXPECTED)
+    beside.unlink()
+    with pytest.raises(ExportError, match=r"a.onnx: keeps weights in the file 'weights.bin', which is not beside it"):
+        open_onnx(apart, EXPECTED)
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "C:\\weights.bin", "x/../../y", "..\\y", ""])
+def test_weights_outside_of_the_folder_are_refused(location: str, apart: Path) -> None:
+    model = onnx.load(apart, load_external_data=False)
+    (entry,) = (entry for entry in model.graph.initializer[0].external_data if entry.key == "location")
+    entry.value = location
+    apart.write_bytes(model.SerializeToString())
+    apart.parent.with_name("weights.bin").write_bytes(b"x" * 9999)
+    with pytest.raises(ExportError, match="expected the name of a file in its own folder"):
+        open_onnx(apart, EXPECTED)

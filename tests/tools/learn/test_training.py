@@ -20,6 +20,7 @@ from bce.engine.network.bundle import Bundle  # noqa: E402
 from bce.engine.network.default import DEFAULT_BUNDLE  # noqa: E402
 from bce.export.heads.checkpoints import load_checkpoint  # noqa: E402
 from bce.export.heads.modules import PRESETS, HeadConfig  # noqa: E402
+from bce.export.heads.trained_on import sample_features  # noqa: E402
 from bce.tools.commands import tools as cli  # noqa: E402
 from bce.tools.commands import train as command  # noqa: E402
 from bce.tools.data.synth.dataset import write_dataset  # noqa: E402
@@ -200,6 +201,9 @@ def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, caps
     assert len(folds) == 3
     assert "synthetic" in folds[0].notice
     assert list(folds[0].blocks) == ["block_21", "block_24", "block_25"]
+    bundle = Bundle.load(DEFAULT_BUNDLE)
+    sample = sample_features(bundle.backbone(), bundle.frontend(), bundle.manifest.window, list(folds[0].blocks))
+    assert [fold.sample for fold in folds] == [sample] * 3
     with np.load(tmp_path / "out" / "out_of_fold.npz") as saved:
         logits, ids = saved["logits"], saved["row_ids"]
         np.testing.assert_array_equal(saved["by_recording"], logits)

@@ -1,0 +1,57 @@
+"""What a run is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from bce.engine.audio.names import BIRDCLEF, NameRule
+from bce.engine.errors import OptionsError
+from bce.engine.post.options import PostprocessOptions, Step
+from bce.engine.run.budget import BudgetOptions
+from bce.engine.run.engine import EngineOptions, FeaturesPer
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run and what to write.
+
+    Attributes:
+        paths: recordings and folders.
+        out: the score table, .csv or .parquet; None writes none.
+        features_out: block features as parquet; None writes none.
+        features_per: features as a mean over a chunk's shifts ("chunk") or of every window ("window").
+        sample_submission: a table whose rows and order the output must have.
+        name_rule: how site and time are read from file names; default: BirdCLEF's.
+        engine: threads, shifts, precision; its features follow from ``features_out``.
+        postprocess: prior, Gaussian and taxonomy smoothing; None for the values that the bundle was tuned to.
+        required: post-processing steps that were asked for by name: without what they need the run is refused.
+        priors: a site x hour table in place of the bundle's own.
+        budget: a deadline for the whole process; None takes the time it takes.
+        safe_csv: put an apostrophe before names in a CSV table that a spreadsheet would take for a formula.
+        quiet: no progress.
+
+    Raises:
+        OptionsError: ``features_per`` is neither.
+    """
+
+    paths: tuple[Path, ...]
+    out: Path | None
+    features_out: Path | None = None
+    features_per: FeaturesPer = "chunk"
+    sample_submission: Path | None = None
+    name_rule: NameRule = BIRDCLEF
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    postprocess: PostprocessOptions | None = None
+    required: tuple[Step, ...] = ()
+    priors: Path | None = None
+    budget: BudgetOptions | None = None
+    safe_csv: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.features_per not in get_args(FeaturesPer):
+            raise OptionsError(
+                f"features_per is {self.features_per!r}, it must be one of {', '.join(get_args(FeaturesPer))}"
+            )
