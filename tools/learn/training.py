@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def train_folds(examples: Examples, options: TrainOptions, log: Log = lambda lin
     torch.set_num_threads(options.threads)
     for number in range(options.folds):
         left_out = np.flatnonzero(fold == number)
-        yield train_one(examples, left_out, replace(options, seed=options.seed + number), log, number)
+        yield train_one(examples, left_out, options.seeded(number), log, number)
 
 
 def train_one(
