@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.once import made_once
+from support.proofs import quick_proof
 from support.sounds import write_sound
 
 from bce.engine.network.bundle import Bundle
@@ -28,7 +29,8 @@ def small_bundle(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     def export(folder: Path) -> None:
         labels = folder / "labels.csv"
         labels.write_text("inat2024_fsd50k\n" + "".join(f"Genus{i // 3} species{i}\n" for i in range(12)))
-        export_bundle(ExportOptions(small_onnx, folder / "small", perch_labels=labels, head=("perch",)))
+        with quick_proof():
+            export_bundle(ExportOptions(small_onnx, folder / "small", perch_labels=labels, head=("perch",)))
 
     return Bundle.load(made_once(tmp_path_factory, "small_bundle", export) / "small")
 

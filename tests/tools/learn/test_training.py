@@ -100,7 +100,7 @@ def test_batches_have_their_share_of_soundscapes_and_every_class_alike() -> None
 
 @pytest.mark.parametrize("kind", ["attention", "scalar_mix"])
 def test_a_head_learns_what_is_there_and_not_shuffled_labels(kind: str) -> None:
-    options = replace(FAST, head=replace(SMALL, kind=kind), epochs=8)
+    options = replace(FAST, head=replace(SMALL, kind=kind), epochs=5)
     examples = make()
     rows = examples.soundscape
     lines: list[dict[str, float]] = []
@@ -181,7 +181,7 @@ def test_a_site_that_gives_itself_away_raises_the_warning() -> None:
 
 def warned(examples: Examples) -> list[str]:
     quiet = (lambda line: None, lambda result: None)
-    options = replace(FAST, epochs=6)
+    options = replace(FAST, epochs=3)
     oof = out_of_fold(examples, options, *quiet)
     by_site = out_of_fold(examples, replace(options, group_by="site", folds=5), *quiet)
     low, high = disagreement(examples, oof, by_site)
