@@ -49,8 +49,10 @@ default-bundle: setup
 		--taxonomy $(DEFAULT)/data/taxonomy.csv --priors $(DEFAULT)/priors.npz --post $(DEFAULT)/post.json \
 		--out engine/default_bundle --force
 
+# one process a core: a gigabyte each; tests of one file mostly stay together, for the files they share
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 # the light install of the README: no torch, no onnx
 test-base:

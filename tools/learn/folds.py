@@ -19,6 +19,7 @@ from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint
 from bce.export.heads.trained_on import sample_features
 from bce.tools.learn.examples import Examples, fold_count, split
 from bce.tools.learn.options import GroupBy, TrainOptions
+from bce.tools.learn.torch_settings import torch_set_to
 from bce.tools.learn.training import FoldResult, Log, block_weights, logits_of, train_folds
 from bce.tools.learn.training_set import TrainingSet
 
@@ -168,10 +169,11 @@ def out_of_fold(
         shifted: the same rows at the shifts that the logits are a mean over; none for the rows as they were learnt.
     """
     logits = np.zeros(examples.present.shape, np.float32)
-    for result in train_folds(examples, options, log):
-        each = [logits_of(result.head, rows.take(result.rows)) for rows in shifted] or [result.logits]
-        logits[result.rows] = np.mean(each, axis=0, dtype=np.float64)
-        after(result)
+    with torch_set_to(options.threads):
+        for result in train_folds(examples, options, log):
+            each = [logits_of(result.head, rows.take(result.rows)) for rows in shifted] or [result.logits]
+            logits[result.rows] = np.mean(each, axis=0, dtype=np.float64)
+            after(result)
     return logits
 
 

@@ -104,7 +104,7 @@ def test_batches_have_their_share_of_soundscapes_and_every_class_alike() -> None
 
 @pytest.mark.parametrize("kind", ["attention", "scalar_mix"])
 def test_a_head_learns_what_is_there_and_not_shuffled_labels(kind: str) -> None:
-    options = replace(FAST, head=replace(SMALL, kind=kind))
+    options = replace(FAST, head=replace(SMALL, kind=kind), epochs=5)
     examples = make()
     rows = examples.soundscape
     lines: list[dict[str, float]] = []
@@ -185,8 +185,9 @@ def test_a_site_that_gives_itself_away_raises_the_warning() -> None:
 
 def warned(examples: Examples) -> list[str]:
     quiet = (lambda line: None, lambda result: None)
-    oof = out_of_fold(examples, FAST, *quiet)
-    by_site = out_of_fold(examples, replace(FAST, group_by="site", folds=5), *quiet)
+    options = replace(FAST, epochs=3)
+    oof = out_of_fold(examples, options, *quiet)
+    by_site = out_of_fold(examples, replace(options, group_by="site", folds=5), *quiet)
     low, high = disagreement(examples, oof, by_site)
     assert low <= high
     data = TrainingSet(examples, tuple("abcd"), (), {})
@@ -194,10 +195,10 @@ def warned(examples: Examples) -> list[str]:
 
 
 def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_dataset(tmp_path / "data", SynthOptions(species=4, clips_per_species=6, train_soundscapes=16,
-                                                  test_soundscapes=0, duration_s=20, jobs=1))  # fmt: skip
+    write_dataset(tmp_path / "data", SynthOptions(species=4, clips_per_species=6, train_soundscapes=12,
+                                                  test_soundscapes=0, duration_s=15, jobs=1))  # fmt: skip
     arguments = ["train", str(tmp_path / "data"), "--bundle", str(DEFAULT_BUNDLE), "--cache", str(tmp_path / "cache"),
-                 "--out", str(tmp_path / "out"), "--d", "16", "--ffn", "16", "--folds", "3", "--epochs", "8", "--batch",
+                 "--out", str(tmp_path / "out"), "--d", "16", "--ffn", "16", "--folds", "3", "--epochs", "5", "--batch",
                  "32", "--learning-rate", "0.005", "--score-shifts", "0,1", "--threads", "1", "--quiet"]  # fmt: skip
     assert cli.main(arguments) == 0
     assert "Out of fold minus held-out site" in capsys.readouterr().out
