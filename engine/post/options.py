@@ -104,10 +104,12 @@ def kept_values(values: Mapping[str, Any], options: PostprocessOptions) -> tuple
 
     Args:
         values: the manifest's field ``post``, checked by :func:`tuned_options`.
-        options: those of the run.
+        options: those of the run; with all switched off there is nothing to tell.
     """
+    if options == PostprocessOptions.raw():
+        return ()
     tuned = tuned_options(values)
-    kept = (option.name for option in fields(PostprocessOptions) if option.name in values)
+    kept = (option.name for option in fields(PostprocessOptions) if values.get(option.name) not in (None, []))
     return tuple(
         _described(name, getattr(tuned, name)) for name in kept if getattr(options, name) == getattr(tuned, name)
     )

@@ -15,7 +15,7 @@ from support.sounds import write_sound
 from bce.engine.commands.infer import main
 from bce.engine.network.bundle import Bundle
 from bce.engine.post.bundled import bundle_postprocessor, bundled_priors, postprocess_options
-from bce.engine.post.options import PostprocessOptions
+from bce.engine.post.options import PostprocessOptions, kept_values
 
 BROUGHT = "of these the bundle brings: "
 
@@ -43,6 +43,12 @@ def test_what_a_run_has_of_its_own_is_not_called_the_bundles(bundle: Bundle) -> 
     options = replace(postprocess_options(bundle), sigma=1.0, exclude=())
     assert bundle_postprocessor(bundle, options).describe()[-1] == BROUGHT + "taxonomy genus=0.1"
     assert not any(BROUGHT in line for line in bundle_postprocessor(bundle, PostprocessOptions.raw()).describe())
+
+
+def test_with_all_off_nothing_is_called_the_bundles() -> None:
+    values = {"sigma": 1.0, "taxonomy": {}, "exclude": []}
+    assert kept_values(values, PostprocessOptions.raw()) == ()
+    assert kept_values(values, PostprocessOptions(taxonomy=())) == ("sigma 1.0", "taxonomy none")
 
 
 def test_priors_that_are_given_stand_in_for_its_own(bundle: Bundle, tmp_path: Path) -> None:
