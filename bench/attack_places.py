@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +70,23 @@ class Job:
     seconds: float
 
     @classmethod
-    def measured(cls, bench: Bench, name: str, intact: Sequence[Intact]) -> Job:
-        """Link recordings into a folder and run them undisturbed, as many at a time as the disturbed ones."""
+    def linked(cls, bench: Bench, name: str, intact: Sequence[Intact]) -> Job:
+        """Link recordings into a folder and run them undisturbed."""
         recordings = bench.folder / name
         recordings.mkdir()
         for recording in intact:
             (recordings / recording.path.name).symlink_to(recording.path)
-        job = cls(bench, recordings, b"", 0.0)
+        return cls(bench, recordings, b"", 0.0).timed("first")
+
+    def timed(self, name: str) -> Job:
+        """Run it undisturbed, as many at a time as disturbed ones: how long it takes now, and what comes of it."""
         began = time.monotonic()
-        places = [Place(job, f"{name}_{number}") for number in range(AT_ONCE)]
-        ends = each([partial(Place.again, place) for place in places], AT_ONCE)
+        places = [Place(self, f"{self.recordings.name}_{name}_{number}") for number in range(AT_ONCE)]
+        ends = each([place.again for place in places], AT_ONCE)
+        seconds = time.monotonic() - began
         if any(end.code for end in ends):
-            raise BceError(f"an undisturbed run ended with code {ends[0].code}: {ends[0].last_line}", recordings)
-        return cls(bench, recordings, places[0].out.read_bytes(), time.monotonic() - began)
+            raise BceError(f"an undisturbed run ended with code {ends[0].code}: {ends[0].last_line}", self.recordings)
+        return replace(self, table=places[0].out.read_bytes(), seconds=seconds)
 
 
 class Place:

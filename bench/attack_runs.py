@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,33 +19,28 @@ from bce.bench.attack_process import Ended, computed_rows, each, ended, read_row
 from bce.bench.attack_recordings import Intact, rng_of
 from bce.bench.processes import infer_command
 
-_OF_A_JOB = 8
-
-
-def _moments(bench_seed: int, kind: str, count: int, job: Job, shares: tuple[float, float]) -> Iterator[float]:
-    """Moments of a run, spread evenly and then at random within each stretch, as shares of its length."""
-    rng, (low, high) = rng_of(bench_seed, kind), shares
-    for number in range(count):
-        yield job.seconds * (low + (high - low) * (number + rng.uniform()) / count)
+Thing = Callable[[Job, int, float], Scenario]
+"""What happens to a job: which of its kind, and at what share of the run's length, or of the table's size."""
+_OF_A_JOB = 12
 
 
 # --- what happens ----------------------------------------------------------------------------------------------------
 
 
-def killed(job: Job, number: int, moment_s: float) -> Scenario:
+def killed(job: Job, number: int, share: float) -> Scenario:
     """kill -9: nothing of the run is expected, but that it harmed nothing."""
     place = Place(job, f"kill_{number}")
     process = place.start()
-    time.sleep(moment_s)
+    time.sleep(moment_s := share * job.seconds)
     process.kill()
     return place.followed(place.ended("kill -9", number, moment_s, ended(process, LIMIT_S)))
 
 
-def interrupted(job: Job, name: str, number: int, moment_s: float) -> Scenario:
+def interrupted(job: Job, number: int, share: float, *, name: str) -> Scenario:
     """A signal: what is done is written."""
     place = Place(job, f"{name}_{number}")
     process = place.start()
-    time.sleep(moment_s)
+    time.sleep(moment_s := share * job.seconds)
     begun = _catches(process.pid, signal.SIGTERM)
     process.send_signal(signal.Signals[name])
     end = ended(process, LIMIT_S)
@@ -108,12 +103,12 @@ def can_mount() -> bool:
         return False
 
 
-def without_folder(job: Job, number: int, moment_s: float, *, renamed: bool) -> Scenario:
+def without_folder(job: Job, number: int, share: float, *, renamed: bool) -> Scenario:
     """The outputs' folder goes away in mid-run: the table must be somewhere, and the last message says where."""
     kind = "output folder renamed" if renamed else "output folder removed"
     place = Place(job, f"{kind.replace(' ', '_')}_{number}")
     process = place.start()
-    time.sleep(moment_s)
+    time.sleep(moment_s := share * job.seconds)
     done = place.out.read_bytes() == job.table
     moved = place.folder.with_suffix(".moved")
     shutil.move(place.folder, moved)
@@ -128,13 +123,13 @@ def without_folder(job: Job, number: int, moment_s: float, *, renamed: bool) -> 
     return found
 
 
-def without_recordings(job: Job, number: int, moment_s: float) -> Scenario:
+def without_recordings(job: Job, number: int, share: float) -> Scenario:
     """The recordings go away in mid-run, a card that is pulled: rows are right or filled."""
     place = Place(job, f"card_{number}")
     card = place.folder.with_suffix(".card")
     shutil.copytree(job.recordings, card, symlinks=True)
     process = start(job.bench.arguments(place.out, place.report, card, threads=1))
-    time.sleep(moment_s)
+    time.sleep(moment_s := share * job.seconds)
     shutil.rmtree(card)
     end = ended(process, LIMIT_S)
     kind = "recordings removed"
@@ -146,10 +141,12 @@ def without_recordings(job: Job, number: int, moment_s: float) -> Scenario:
     return place.ended(kind, number, moment_s, end)
 
 
-def two_at_once(job: Job, other: Job, number: int, moment_s: float) -> Scenario:
+def two_at_once(job: Job, number: int, share: float, *, other: Job) -> Scenario:
     """Two runs write to one place: each that says it is done has its whole table there, or had it."""
     place = Place(job, f"two_{number}")
     second = other.bench.arguments(place.out, place.folder / "other.json", other.recordings, threads=1)
+
+    moment_s = share * job.seconds
 
     def late() -> Ended:
         time.sleep(moment_s)
@@ -169,7 +166,7 @@ def two_at_once(job: Job, other: Job, number: int, moment_s: float) -> Scenario:
     return Scenario("two runs, one output", number, moment_s, code, "table" if broken is None else "part", broken)
 
 
-def no_screen(job: Job, number: int) -> Scenario:
+def no_screen(job: Job, number: int, share: float) -> Scenario:
     """Nobody listens: standard error closed, or its reader gone; the same with standard output."""
     place = Place(job, f"screen_{number}")
     command = [argument for argument in infer_command(*place.arguments()) if argument != "--quiet"]
@@ -213,38 +210,28 @@ def run_scenarios(
         kills, signals, faults: how many kills, signals of each kind, and of each other fault.
     """
     step = max(1, len(intact) // _OF_A_JOB)
-    job = Job.measured(bench, "job", intact[::step][:_OF_A_JOB])
-    other = Job.measured(bench, "other", intact[step // 2 :: step][1:_OF_A_JOB]) if faults else job
-    say(f"an undisturbed run takes {job.seconds:.1f} s")
-
-    def moments(kind: str, count: int, low: float = 0.15, high: float = 1.0) -> list[tuple[int, float]]:
-        return list(enumerate(_moments(seed, kind, count, job, (low, high))))
-
-    things: dict[str, list[Callable[[], Scenario]]] = {
-        "kills": [partial(killed, job, *at) for at in moments("kill", kills, 0.1)],
-        "signals": [
-            partial(interrupted, job, name, *at)
-            for name in ("SIGINT", "SIGTERM", "SIGHUP")
-            for at in moments(name, signals)
-        ],
-        "files that may not grow": [
-            partial(small_files, job, number, at / job.seconds) for number, at in moments("size", faults, 0.0, 1.1)
-        ],
-        "full disks": [
-            partial(full_disk, job, number, at / job.seconds)
-            for number, at in moments("disk", faults if can_mount() else 0, 0.0, 2.0)
-        ],
-        "folders that go away": [
-            partial(without_folder, job, *at, renamed=renamed)
-            for renamed in (False, True)
-            for at in moments(f"folder {renamed}", faults, 0.4, 0.9)
-        ],
-        "recordings that go away": [partial(without_recordings, job, *at) for at in moments("card", faults, 0.3, 0.9)],
-        "two runs at once": [partial(two_at_once, job, other, *at) for at in moments("two", faults, 0.0, 0.4)],
-        "nobody listens": [partial(no_screen, job, number) for number in range(faults)],
-    }
+    job = Job.linked(bench, "job", intact[::step][:_OF_A_JOB])
+    other = Job.linked(bench, "other", intact[step // 2 :: step][1:_OF_A_JOB]) if faults else job
+    removed, renamed = partial(without_folder, renamed=False), partial(without_folder, renamed=True)
+    things: tuple[tuple[str, Thing, int, float, float], ...] = (
+        ("kill -9", killed, kills, 0.1, 1.0),
+        *((name, partial(interrupted, name=name), signals, 0.15, 0.95) for name in ("SIGINT", "SIGTERM", "SIGHUP")),
+        ("file size limited", small_files, faults, 0.0, 1.1),
+        ("disk full", full_disk, faults if can_mount() else 0, 0.0, 2.0),
+        ("output folder removed", removed, faults, 0.4, 0.9),
+        ("output folder renamed", renamed, faults, 0.4, 0.9),
+        ("recordings removed", without_recordings, faults, 0.2, 0.9),
+        ("two runs, one output", partial(two_at_once, other=other), faults, 0.0, 0.4),
+        ("no screen", no_screen, faults, 0.0, 1.0),
+    )
     found: list[Scenario] = []
-    for what, jobs in things.items():
-        say(f"{what}: {len(jobs)}")
-        found += each(jobs, AT_ONCE)
+    for kind, thing, count, low, high in things:
+        if not count:
+            continue
+        job = job.timed(kind.replace(" ", "_"))  # anew: other programs come and go
+        say(f"{kind}: {count}, an undisturbed run takes {job.seconds:.1f} s")
+        rng = rng_of(seed, kind)
+        # spread evenly, and at random within each stretch
+        shares = [low + (high - low) * (number + rng.uniform()) / count for number in range(count)]
+        found += each([partial(thing, job, number, share) for number, share in enumerate(shares)], AT_ONCE)
     return found

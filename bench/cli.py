@@ -100,7 +100,7 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
 def _add_attack(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--seed", type=int, default=1, metavar="N", help="of all that is random (default: %(default)s)")
-    add("--quick", action="store_true", help="some forty files and a few runs: half a minute")
+    add("--quick", action="store_true", help="some forty files and a few runs: a minute")
     add("--only", metavar="PATTERN", help="damaged files of these names alone, such as 'vorbis-cut-*', no kills")
     add("--keep", type=Path, metavar="DIR", help="leave the recordings in this new folder")
     add("--threads", type=int, default=2, metavar="N", help="of a run over damaged files (default: %(default)s)")

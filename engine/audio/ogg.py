@@ -56,7 +56,8 @@ def is_whole(path: Path) -> bool:
 
 
 class PageWalk:
-    """Walks the pages of an Ogg file: their letters, their checksums, and their numbers, which rise in each stream.
+    """Walks the pages of an Ogg file: their letters, their checksums, their numbers, which rise in each stream, and
+    where the last page says that the stream ends.
 
     What follows on the end of all streams may be anything but another page: a second stream, which is not read.
 
@@ -69,6 +70,8 @@ class PageWalk:
         self._size = os.fstat(self._file.fileno()).st_size
         self._numbers: dict[int, int] = {}
         """Of the next page, by stream."""
+        self._positions: dict[int, int] = {}
+        """That the last page says it reaches to (its granule position), by stream."""
         self._at = 0
         self._gap: Gap | None = None
         self._ended = False
@@ -103,12 +106,18 @@ class PageWalk:
         if not _is_intact(page):
             ends_here = page.startswith(b"OggS\0") and at + len(page) >= self._size
             return Gap(at, f"{'cut' if ends_here else 'damaged'} in the page at byte {at}")
-        _, _, flags, _, stream, number, _, _ = HEADER.unpack_from(page)
+        _, _, flags, position, stream, number, _, segments = HEADER.unpack_from(page)
         if self._numbers.get(stream, number if flags & BEGIN_OF_STREAM else None) != number:
             return Gap(at, f"pages are missing before byte {at}")
         self._numbers[stream] = number + 1 & 0xFFFFFFFF
         if flags & END_OF_STREAM:
+            # decoders cut what they have to the position of the last page, of any other they do not
+            packet_ends = any(size < 255 for size in page[HEADER.size : HEADER.size + segments])
+            if packet_ends and position < self._positions.get(stream, 0):
+                return Gap(at, f"the last page, at byte {at}, states an end before its begin")
             del self._numbers[stream]
+        elif position >= 0:  # -1 where no packet ends
+            self._positions[stream] = position
         self._at += len(page)
         return None
 

@@ -57,6 +57,8 @@ def gap(tmp_path: Path, *parts: bytes):
 
 
 FIRST, SECOND, LAST = page(b"head", 0, 2), page(b"x" * 1000, 1), page(b"tail", 2, 4)
+FAR = page(b"x" * 1000, 1, position=800)
+"""As SECOND, and says that the stream reaches to its 800th sample there."""
 
 
 def test_pages_that_follow_on_each_other_have_no_gap(tmp_path):
@@ -66,6 +68,11 @@ def test_pages_that_follow_on_each_other_have_no_gap(tmp_path):
     other = page(b"head", 0, 2, stream=9), page(b"tail", 1, 4, stream=9)
     assert gap(tmp_path, FIRST, other[0], SECOND, other[1], LAST) is None
     assert gap(tmp_path, FIRST, SECOND, LAST, b"TAG" + bytes(125)) is None
+    # no packet ends on a page of whole segments; a last page may cut all that is on it
+    inner = page(b"x" * 255, 2, position=-1)
+    inner = inner[:26] + bytes([1, 255]) + inner[29:]
+    inner = inner[:22] + struct.pack("<I", checksum(inner[:22] + bytes(4) + inner[26:])) + inner[26:]
+    assert gap(tmp_path, FIRST, FAR, inner, page(b"tail", 3, 4, position=800)) is None
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,8 @@ def test_pages_that_follow_on_each_other_have_no_gap(tmp_path):
         ((FIRST, b"x", SECOND, LAST), len(FIRST), "damaged in the page at byte"),
         ((SECOND, LAST), 0, "pages are missing before byte"),
         ((FIRST, page(b"stray", 1, stream=5), SECOND, LAST), len(FIRST), "pages are missing before byte"),
+        ((FIRST, FAR, page(b"tail", 2, 4, position=799)), len(FIRST + FAR), "states an end before its begin"),
+        ((FIRST, FAR, page(b"tail", 2, 4, position=-1)), len(FIRST + FAR), "states an end before its begin"),
         ((FIRST, SECOND, LAST, FIRST), len(FIRST + SECOND + LAST), "another stream begins at byte"),
     ],
 )
