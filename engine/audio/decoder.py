@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bce.engine.audio import ogg
 from bce.engine.audio.containers import layout
 from bce.engine.audio.flac import INTEGERS, AudioDigest, stream_info
+from bce.engine.audio.flac_frames import FrameWalk
 from bce.engine.audio.flat import FlatStretches
 from bce.engine.audio.lengths import length
 from bce.engine.audio.soundfiles import ForwardFile, Stretch, open_samples, open_whole, reason
@@ -56,6 +57,7 @@ class Decoder:
         self.notes: tuple[str, ...] = ()
         self._source: Stretch | None = None
         self._pages: ogg.PageWalk | None = None
+        self._flac_frames: FrameWalk | None = None
         self._ending: str | None = None
         """What lies at the end of what can be read."""
         try:
@@ -92,6 +94,8 @@ class Decoder:
                 self.notes = (f"{where.loose:,} bytes that its header does not count lie behind its audio",)
         if self._file.frames == 0:
             raise AudioError("holds no audio (0 frames)", self._path)
+        if stream is not None:
+            self._flac_frames = FrameWalk(self._path, stream.audio_at)
         if self._file.format == "OGG":
             self._file.close()
             self._source = Stretch(self._path)  # which tells how far the decoder has read
@@ -116,6 +120,8 @@ class Decoder:
         self._file.close()
         if self._pages is not None:
             self._pages.close()
+        if self._flac_frames is not None:
+            self._flac_frames.close()
 
     def mono(self) -> Iterator[NDArray[np.float32]]:
         """Decode to the end or to the first trouble, which ``problem`` then tells.
@@ -144,8 +150,10 @@ class Decoder:
         self.notes += () if note is None else (note,)
 
     def _whole_frames(self) -> tuple[NDArray[np.float32], str | None]:
-        """What :meth:`_read` gives; of an Ogg file only what comes from pages before the first gap."""
+        """What :meth:`_read` gives; of an Ogg or FLAC file only what lies before the first gap."""
         frames, trouble = self._read()
+        if self._flac_frames is not None and len(frames):
+            return self._before_gap(self._flac_frames, frames, trouble)
         if self._pages is None or self._source is None:
             return frames, trouble
         try:
@@ -163,9 +171,23 @@ class Decoder:
         except (OSError, soundfile.LibsndfileError):  # not even the headers are whole
             return frames[:0], gap.what
         again = self.frames_read
-        while again and len(passed := self._file.read(out=np.empty((min(again, READ_FRAMES), self.channels)))):
-            again -= len(passed)
+        try:
+            while again and len(passed := self._file.read(out=np.empty((min(again, READ_FRAMES), self.channels)))):
+                again -= len(passed)
+        except soundfile.LibsndfileError as error:
+            return frames[:0], f"the decoder failed: {reason(error)}"
         return self._read()
+
+    def _before_gap(
+        self, walk: FrameWalk, frames: NDArray[np.float32], trouble: str | None
+    ) -> tuple[NDArray[np.float32], str | None]:
+        try:
+            walk.walk_to(self.frames_read + len(frames))
+        except OSError as error:
+            return frames[:0], f"it cannot be read: {error.strerror}"
+        if walk.gap is None:
+            return frames, trouble
+        return frames[: walk.frames - self.frames_read], walk.gap
 
     def _read(self) -> tuple[NDArray[np.float32], str | None]:
         """The next sample frames, float32 [frames, channels], and what kept the decoder from giving more."""

@@ -11,6 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.engine.audio.flac_frames import LONGEST_HEADER, frame_header
+
 STREAM_INFO = struct.Struct(">HH3s3sQ16s")
 RATES_KHZ = (88.2, 176.4, 192, 8, 16, 22.05, 24, 32, 44.1, 48, 96)
 """By their codes in a frame's header, from 1 on."""
@@ -33,6 +35,7 @@ class StreamInfo:
         block_frames: sample frames in the longest FLAC frame.
         frame_bytes: of the shortest FLAC frame.
         md5: of the audio; None where the encoder left it out.
+        audio_at: the byte at which the first FLAC frame begins.
     """
 
     rate: int
@@ -41,6 +44,7 @@ class StreamInfo:
     block_frames: int
     frame_bytes: int
     md5: bytes | None
+    audio_at: int
 
     def most_frames(self, size: int) -> int:
         """Sample frames that so many bytes can hold at most."""
@@ -54,12 +58,14 @@ def stream_info(path: Path) -> StreamInfo | None:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
+        begin = _behind_tags(file)
+        file.seek(begin)
         if file.read(4) != b"fLaC":
             return None
         try:
             kind, length = _block_head(file)
             _, longest, shortest_bytes, _, packed, md5 = STREAM_INFO.unpack(file.read(STREAM_INFO.size))
-            file.seek(8 + length)
+            file.seek(begin + 8 + length)
             for _ in range(MOST_BLOCKS):
                 if kind & LAST_BLOCK:
                     break
@@ -67,7 +73,8 @@ def stream_info(path: Path) -> StreamInfo | None:
                 file.seek(length, 1)
         except struct.error:  # it ends inside of its head
             return None
-        frame = file.read(16)
+        audio_at = file.tell()
+        frame = file.read(LONGEST_HEADER)
     return StreamInfo(
         rate=packed >> 44,
         frame_rate=_frame_rate(frame),
@@ -75,6 +82,7 @@ def stream_info(path: Path) -> StreamInfo | None:
         block_frames=longest,
         frame_bytes=max(LEAST_FRAME_BYTES, int.from_bytes(shortest_bytes)),
         md5=md5 if any(md5) else None,
+        audio_at=audio_at,
     )
 
 
@@ -85,18 +93,26 @@ def _block_head(file: BinaryIO) -> tuple[int, int]:
 
 def _frame_rate(frame: bytes) -> int | None:
     """The rate that a frame's header states (RFC 9639, section 9.1)."""
-    if len(frame) < 16 or frame[0] != 0xFF or frame[1] & 0xFE != 0xF8:
+    header = frame_header(frame)
+    if header is None:
         return None
-    block_code, rate_code = frame[2] >> 4, frame[2] & 0xF
-    if 1 <= rate_code <= len(RATES_KHZ):
-        return round(1000 * RATES_KHZ[rate_code - 1])
-    lead = frame[4]  # of the frame's number, coded as in UTF-8
-    number_bytes = 1 if lead < 0x80 else 8 - (~lead & 0xFF).bit_length()
-    at = 4 + number_bytes + {6: 1, 7: 2}.get(block_code, 0)
-    if rate_code == 12:
-        return 1000 * frame[at]
-    wide = int.from_bytes(frame[at : at + 2])
-    return {13: wide, 14: 10 * wide}.get(rate_code)
+    if 1 <= header.rate_code <= len(RATES_KHZ):
+        return round(1000 * RATES_KHZ[header.rate_code - 1])
+    stated = int.from_bytes(header.rate_bytes)
+    return {12: 1000 * stated, 13: stated, 14: 10 * stated}.get(header.rate_code)
+
+
+def _behind_tags(file: BinaryIO) -> int:
+    """The byte behind the ID3v2 tags that a file begins with, 0 where there are none."""
+    at = 0
+    for _ in range(MOST_BLOCKS):
+        file.seek(at)
+        head = file.read(10)
+        if len(head) < 10 or not head.startswith(b"ID3"):
+            break
+        footer = 10 if head[5] & 0x10 else 0
+        at += 10 + footer + sum((octet & 0x7F) << shift for octet, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    return at
 
 
 INTEGERS = {8: "<i1", 16: "<i2", 24: "<i4"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from bce.engine.audio import ogg
 from bce.engine.audio.containers import Layout
 from bce.engine.audio.flac import StreamInfo
+from bce.engine.audio.flac_frames import FrameWalk
 from bce.engine.audio.soundfiles import BYTES_A_SAMPLE, ForwardFile
 
 UNKNOWN_FRAMES = 1 << 62  # libsndfile gives a number near 2**63 for a stream whose header tells no length
@@ -18,6 +19,11 @@ FRAMES_A_BYTE = {"VORBIS": 2048, "OPUS": 2048, "MPEG_LAYER_I": 24, "MPEG_LAYER_I
 Opus; a frame of MPEG audio of 576 has 24 bytes at the lowest bit rate."""
 MOST_FRAMES_A_BYTE = 6554
 """At most, in any other coding: 65,535 sample frames of silence in the 10 bytes of a FLAC frame."""
+
+PLAIN_FRAMES_A_BYTE = 10
+"""Of FLAC: a length that asks for more is held to the frames that are there."""
+LONGEST_PACKET = {"VORBIS": 8192, "OPUS": 5760}
+"""In units of an Ogg page's position, by coding."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,18 @@ def length(file: ForwardFile, path: Path, layout: Layout | None, stream: StreamI
         return Length(stated, stated if stated <= MOST_MISSING * held else None, held)
     if file.frames >= UNKNOWN_FRAMES or (file.format == "OGG" and not ogg.is_whole(path)):
         return Length(None, None)  # of an Ogg stream the last page tells it
+    if file.format == "OGG" and not ogg.end_follows(path, LONGEST_PACKET.get(file.subtype, 65_535)):
+        return Length(file.frames, None)
     size = path.stat().st_size
     if stream is None:
         most = size * FRAMES_A_BYTE.get(file.subtype, MOST_FRAMES_A_BYTE)
         return Length(file.frames, file.frames if file.frames <= most else None)
     most = MOST_MISSING * stream.most_frames(size)
+    if size * PLAIN_FRAMES_A_BYTE < file.frames <= most:  # silence, or a lie: the frames tell
+        walk = FrameWalk(path, stream.audio_at)
+        walk.walk_to(file.frames / MOST_MISSING)
+        walk.close()
+        most = MOST_MISSING * walk.frames
     # a tag may lie behind the audio, which the decoder takes for damage
     return Length(file.frames, file.frames if file.frames <= most else None, file.frames)
 

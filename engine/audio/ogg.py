@@ -55,6 +55,39 @@ def is_whole(path: Path) -> bool:
     return False
 
 
+def end_follows(path: Path, longest_packet: int) -> bool:
+    """Whether the last page of an Ogg file ends no later than its packets can reach from the page before.
+
+    Where that one is damaged or missing nothing is known against the last.
+
+    Args:
+        path: of a file that is whole.
+        longest_packet: of the coding, in units of the positions.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(max(0, length - 3 * LARGEST_PAGE))
+        tail = file.read(3 * LARGEST_PAGE)
+    ends: list[tuple[int, int, int, int]] = []  # of the last page and the one before: stream, number, position, packets
+    at = len(tail)
+    while len(ends) < 2 and (at := tail.rfind(b"OggS\0", 0, at)) >= 0:
+        if len(tail) - at < HEADER.size:
+            continue
+        _, _, _, position, stream, number, _, segments = HEADER.unpack_from(tail, at)
+        lacing = tail[at + HEADER.size : at + HEADER.size + segments]
+        if not _is_intact(tail[at : at + HEADER.size + segments + sum(lacing)]):
+            continue
+        if position >= 0 and (not ends or stream == ends[0][0]):
+            ends.append((stream, number, position, sum(size < 255 for size in lacing)))
+    if len(ends) < 2 or ends[0][1] != ends[1][1] + 1:
+        return True
+    (*_, last, packets), (*_, before, _) = ends
+    return last <= before + packets * longest_packet
+
+
 class PageWalk:
     """Walks the pages of an Ogg file: their letters, their checksums, their numbers, which rise in each stream, and
     where the last page says that the stream ends.

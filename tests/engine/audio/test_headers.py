@@ -238,6 +238,19 @@ def test_a_flac_s_length_is_believed_as_far_as_its_frames_can_bear_it(tmp_path):
             assert decoder.problem is not None
 
 
+def test_silence_at_its_begin_lets_no_flac_state_any_length(tmp_path):
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (60_000, 1)).astype(np.float32)
+    audio[:9000] = 0  # two frames of 14 bytes at most
+    path = write(tmp_path / "a.flac", audio, 8000)
+    content = bytearray(path.read_bytes())
+    packed = struct.unpack_from(">Q", content, 18)[0]
+    for frames, believed in ((590_000, True), (6_000_000, False)):
+        struct.pack_into(">Q", content, 18, packed >> 36 << 36 | frames)
+        path.write_bytes(content)
+        with Decoder(path) as decoder:
+            assert decoder.promised_s == (frames / 8000 if believed else None)
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "VORBIS", "OPUS", "MPEG_LAYER_III"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_length_of_digital_silence_is_believed(tmp_path, subtype, channels):
