@@ -40,7 +40,7 @@ default-bundle: setup
 		--notice "demo model: 24 synthetic species; for Perch v2 run bce-export"
 	$(BIN)/bce-export --perch $(DEFAULT)/backbone.onnx --out $(DEFAULT)/features
 	$(BIN)/bce-tools train $(DEFAULT)/data --bundle $(DEFAULT)/features --cache $(DEFAULT)/cache \
-		--d 64 --ffn 128 --score-shifts 5 --out $(DEFAULT)/head
+		--d 64 --ffn 128 --score-shifts 5 --score-heads 5 --out $(DEFAULT)/head
 	$(BIN)/bce-tools priors $(DEFAULT)/data/train_soundscapes_labels.csv \
 		--taxonomy $(DEFAULT)/data/taxonomy.csv --out $(DEFAULT)/priors.npz
 	$(BIN)/bce-tools tune $(DEFAULT)/data/train_soundscapes_labels.csv --scores $(DEFAULT)/head/out_of_fold.npz:by_site \
@@ -49,8 +49,10 @@ default-bundle: setup
 		--taxonomy $(DEFAULT)/data/taxonomy.csv --priors $(DEFAULT)/priors.npz --post $(DEFAULT)/post.json \
 		--out engine/default_bundle --force
 
+# one process a core: a gigabyte each; tests of one file mostly stay together, for the files they share
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 # the light install of the README: no torch, no onnx
 test-base:

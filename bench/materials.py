@@ -78,7 +78,7 @@ def headless(work: Work, model: Path) -> Path:
 
         from bce.export.readers.onnx_graph import OnnxGraph, load
 
-        graph = OnnxGraph(load(model))
+        graph = OnnxGraph(load(model)[0])
         nodes = graph.leading_to(["embedding"])
         used = {name for node in nodes for name in node.input}
         cut = onnx.ModelProto(ir_version=graph.model.ir_version)

@@ -119,7 +119,7 @@ class Beside(_Growing):
     """
 
     def __init__(self, path: StrPath) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path) if os.path.islink(path) else path)  # of a link: the file it points to
         super().__init__(self.path.parent)
 
     @property
@@ -264,22 +264,24 @@ def check_place(out: StrPath) -> None:
     """Refuse a file that could not be written.
 
     Raises:
-        OptionsError: its folder does not exist or is not writable, it is a folder itself, or no file can have its name.
+        OptionsError: its folder does not exist or is not writable, what is there is no regular file, or no file can
+            have its name.
     """
     path = Path(out)
-    folder = path.absolute().parent
+    folder = Path(os.path.realpath(path)).parent if os.path.islink(path) else path.absolute().parent
     if not os.path.isdir(folder):
         raise OptionsError("its folder does not exist: make it first", path)
     if not os.access(folder, os.W_OK):
         raise OptionsError("its folder is not writable: choose another place", path)
     try:
-        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
     except FileNotFoundError:
         return
     except OSError as error:
         raise OptionsError(f"cannot be written ({error.strerror}): choose another name", path) from None
-    if is_folder:
-        raise OptionsError("is a folder, expected the name of a file to write", path)
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe, which would be replaced"
+        raise OptionsError(f"is {what}, expected the name of a file to write", path)
 
 
 def check_apart(outputs: Sequence[StrPath], inputs: Iterable[StrPath] = (), folders: Iterable[StrPath] = ()) -> None:

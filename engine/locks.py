@@ -61,8 +61,9 @@ def _lock(path: Path, name: str, folder: int) -> int | None:
             os.unlink(name, dir_fd=folder)
             return None
         if _is_there(name, folder, lock):
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+            with suppress(OSError):  # the disk is full: it holds without saying who
+                os.ftruncate(lock, 0)
+                os.write(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
             return lock
         os.close(lock)  # whoever held it removed it between the two calls
 

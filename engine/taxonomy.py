@@ -53,15 +53,16 @@ class Taxonomy:
             TableError: the file is missing, is not a table, lacks a column, has no rows, or names a class twice.
         """
         file = Path(path)
-        rows = read_rows(file, "a taxonomy")
+        rows = list(read_rows(file, "a taxonomy"))
         if not rows:
             raise TableError("is empty: expected a taxonomy with a header and one row per class", file)
-        header, body = rows[0], rows[1:]
+        header = rows[0][1]
         if len(set(header)) != len(header):
             raise TableError("names a column twice in its header", file)
-        for number, row in enumerate(body, start=1):
+        for line, row in rows[1:]:
             if len(row) != len(header):
-                raise TableError(f"row {number} has {len(row)} fields, the header has {len(header)}", file)
+                raise TableError(f"line {line} has {len(row)} fields, the header has {len(header)}", file)
+        body = [row for _, row in rows[1:]]
         columns = dict(zip(header, zip(*body, strict=True), strict=True)) if body else dict.fromkeys(header, ())
         return cls.from_columns(columns, file)
 

@@ -123,6 +123,8 @@ def read_perch_labels(path: str | os.PathLike[str], count: int) -> tuple[str, ..
         raise TableError(f"cannot be read ({error.strerror})", file) from None
     except UnicodeDecodeError:
         raise TableError("is not UTF-8 text: expected class names, one per line after a header", file) from None
+    except csv.Error as error:
+        raise TableError(f"is not CSV ({error}): expected class names, one per line after a header", file) from None
     while rows and not rows[-1]:
         rows.pop()
     names = tuple(rows[1:])

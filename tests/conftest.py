@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from support.once import made_once
+
+# before numpy and torch are imported: the processes of a run share the cores, and a library's second thread waits for
+# its share of them by spinning
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 # tests look at graphs with ONNX Runtime itself, which bce imports in one room that sets this
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -47,9 +53,11 @@ def standin_onnx(standin_weights: Weights, tmp_path_factory: pytest.TempPathFact
     from bce.export.perch.published_graph import write_onnx
     from bce.export.perch.standin import notice
 
-    path = tmp_path_factory.mktemp("standin") / "perch_v2_no_dft.onnx"
-    write_onnx(standin_weights, path, form="no_dft", swish="sigmoid", names=True, notice=notice(0))
-    return path
+    def write(folder: Path) -> None:
+        write_onnx(standin_weights, folder / name, form="no_dft", swish="sigmoid", names=True, notice=notice(0))
+
+    name = "perch_v2_no_dft.onnx"
+    return made_once(tmp_path_factory, "standin", write) / name
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +75,11 @@ def small_onnx(small_weights: Weights, tmp_path_factory: pytest.TempPathFactory)
     from bce.export.perch.published_graph import write_onnx
     from bce.export.perch.standin import notice
 
-    path = tmp_path_factory.mktemp("small") / "small.onnx"
-    write_onnx(small_weights, path, form="no_dft", swish="sigmoid", names=True, notice=notice(0))
-    return path
+    def write(folder: Path) -> None:
+        write_onnx(small_weights, folder / name, form="no_dft", swish="sigmoid", names=True, notice=notice(0))
+
+    name = "small.onnx"
+    return made_once(tmp_path_factory, "small", write) / name
 
 
 @pytest.fixture(scope="session")

@@ -148,9 +148,8 @@ def _run(args: argparse.Namespace) -> int:
         report.interrupted = interrupts.name
         _name_the_bad(report)
         say(report.last_line())
-        for written in (options.out, options.features_out):
-            if written is not None:
-                say(f"wrote {written}")
+        for written in report.written:
+            say(f"wrote {written}")
         if args.report is not None:
             report.write(args.report)
     return report.exit_code

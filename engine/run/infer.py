@@ -68,10 +68,12 @@ def infer(
         for out in outputs:
             stack.enter_context(held(out))
         if sample is not None and options.out is not None and not recordings:
-            sample.write_unchanged(options.out)
+            sample.write_unchanged(options.out, safe=options.safe_csv)
             report.rows = report.filled = len(sample.row_ids)
+            report.written = [options.out]
         else:
             _run(Engine(bundle, options.engine), options, recordings, sample, postprocessor, report, on_engine, began)
+            report.written = [out for out in (options.out, options.features_out) if out is not None]
     report.wall_s = time.monotonic() - began
     return report
 

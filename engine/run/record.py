@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from bce.engine.files import write_json
@@ -28,6 +29,7 @@ class RunReport:
         rows, filled: rows of the table, and how many of them were filled because they could not be computed.
         missing: recordings of the sample submission that were not there.
         passed_over: what the walk of the folders went past, and why, a line each.
+        written: the tables that were written.
         interrupted: the signal that ended the run early, if one did.
         wall_s: from the start of the process's work to the finished table.
         ready_s: from there until the first recording was begun: reading tables, loading the graphs.
@@ -42,6 +44,7 @@ class RunReport:
     filled: int = 0
     missing: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
     interrupted: str | None = None
     stages: StageSeconds = field(default_factory=StageSeconds)
     postprocess_s: float = 0.0

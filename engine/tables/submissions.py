@@ -94,11 +94,16 @@ class SampleSubmission:
                 f"has {len(self.classes)} classes that differ from the run's {len(classes)}: {first}", self.path
             )
 
-    def write_unchanged(self, out: str | os.PathLike[str]) -> None:
-        """Write the sample's own rows and values to ``out``: the dry run of a notebook without recordings."""
+    def write_unchanged(self, out: str | os.PathLike[str], *, safe: bool = False) -> None:
+        """Write the sample's own rows and values to ``out``: the dry run of a notebook without recordings.
+
+        Args:
+            out: the table.
+            safe: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
+        """
         file = ScoreFile(self.path, self.classes)
         start = 0
-        with ScoreFileWriter(out, self.classes) as sink:
+        with ScoreFileWriter(out, self.classes, safe=safe) as sink:
             for scores in file.batches():
                 sink.write(self.row_ids.slice(start, len(scores)), scores)
                 start += len(scores)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from support.once import made_once
+from support.proofs import quick_proof
 from support.sounds import write_sound
 
 from bce.engine.network.bundle import Bundle
+
+
+@pytest.fixture(autouse=True)
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines count from the start of the process: here from that of each test, however long the tests have run."""
+    began = time.monotonic()
+    for room in ("infer", "budget"):
+        monkeypatch.setattr(f"bce.engine.run.{room}.process_began", lambda: began)
 
 
 @pytest.fixture(scope="session")
@@ -15,10 +26,13 @@ def small_bundle(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """The small source's bundle, with the classifier's own head."""
     from bce.export.commands.bundling import ExportOptions, export_bundle
 
-    folder = tmp_path_factory.mktemp("bundles")
-    labels = folder / "labels.csv"
-    labels.write_text("inat2024_fsd50k\n" + "".join(f"Genus{i // 3} species{i}\n" for i in range(12)))
-    return export_bundle(ExportOptions(small_onnx, folder / "small", perch_labels=labels, head=("perch",)))
+    def export(folder: Path) -> None:
+        labels = folder / "labels.csv"
+        labels.write_text("inat2024_fsd50k\n" + "".join(f"Genus{i // 3} species{i}\n" for i in range(12)))
+        with quick_proof():
+            export_bundle(ExportOptions(small_onnx, folder / "small", perch_labels=labels, head=("perch",)))
+
+    return Bundle.load(made_once(tmp_path_factory, "small_bundle", export) / "small")
 
 
 @pytest.fixture(scope="session")

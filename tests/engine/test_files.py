@@ -134,6 +134,22 @@ def test_impossible_places_are_named_early(tmp_path: Path) -> None:
             check_place(place)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_device_is_no_place_and_a_link_is_followed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(OptionsError, match="is a device or a pipe"):
+        check_place(tmp_path / "pipe.json")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.csv").symlink_to("far/s.csv")
+    check_place(tmp_path / "link.csv")
+    write_text(tmp_path / "link.csv", "written")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "far" / "s.csv").read_text() == "written"
+    (tmp_path / "lost.csv").symlink_to("nowhere/s.csv")
+    with pytest.raises(OptionsError, match="its folder does not exist"):
+        check_place(tmp_path / "lost.csv")
+
+
 @pytest.mark.parametrize("name", ["a" * 251 + ".csv", "é" * 125 + ".csv", "𝄞" * 62 + ".csv"])
 def test_a_name_of_any_length_can_be_written(tmp_path: Path, name: str) -> None:
     check_place(tmp_path / name)

@@ -86,6 +86,16 @@ def test_a_lock_is_no_link_to_follow(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+def test_a_full_disk_locks_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with held(tmp_path / "s.csv"), pytest.raises(OptionsError, match="another process is writing it"):
+        held(tmp_path / "s.csv").__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_system_without_locks_locks_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_here(descriptor: int, operation: int) -> None:
         raise OSError(37, "No locks available")

@@ -393,7 +393,7 @@ GRAPHS: dict[str, tuple[Tamper, str | None]] = {
 
 TABLES: dict[str, tuple[Tamper, str | None]] = {
     "classes that are not UTF-8": (file("classes.csv", b"primary_label\n\xff\n"), r"classes\.csv: is not UTF-8 text"),
-    "a class of 200 KB": (file("classes.csv", b"primary_label\n" + b"a" * 200_000), r"classes\.csv: is not CSV"),
+    "a class of 200 KB": (file("classes.csv", b"primary_label\n" + b"a" * 200_000), r"classes\.csv: line 2 is not CSV"),
     "no classes": (file("classes.csv", b""), r"classes\.csv: is empty"),
     "classes without names": (file("classes.csv", b"primary_label\na\n"), "has no column 'scientific_name'"),
     "classes of other columns": (

@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="out-of-fold scores are a mean over these shifts of a window, as bce-infer --shifts (default: 1)",
     )
+    add(
+        "--score-heads",
+        type=int,
+        default=defaults.score_heads,
+        metavar="N",
+        help="out-of-fold scores are a mean over so many heads, as bundles average their folds (default: %(default)s)",
+    )
     add("--baseline", action="store_true", help="compare with logistic regression on the last block")
     add("--force", action="store_true", help="replace the folds that are in --out")
     add_features(parser)
@@ -68,6 +75,7 @@ def _options(args: argparse.Namespace) -> TrainOptions:
         mixup=args.mixup,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
+        score_heads=args.score_heads,
         seed=args.seed,
         threads=threads_of(args),
     )

@@ -22,7 +22,7 @@ from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.data.labels import WindowLabels, read_labels
-from bce.tools.data.tables import read_rows, shortened
+from bce.tools.data.tables import read_table, shortened
 
 TAXONOMY = "taxonomy.csv"
 TRAIN = "train.csv"
@@ -210,7 +210,7 @@ def read_soundscapes(
 
 def _clips_of_table(table: Path, audio: Path) -> Clips:
     paths, labels, secondary = [], [], []
-    rows = read_rows(table, ("primary_label", "filename"), "focal clips", optional=(SECONDARY,), hint=QUOTES)
+    rows = read_table(table, ("primary_label", "filename"), "focal clips", optional=(SECONDARY,), hint=QUOTES)
     for line, row in rows:
         if not row["primary_label"] or not row["filename"]:
             raise TableError(f"line {line} names no clip or no class", table)

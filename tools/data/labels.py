@@ -19,7 +19,7 @@ from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.errors import TableError
 from bce.engine.recording import Recording
 from bce.engine.tables.schema import row_id
-from bce.tools.data.tables import read_rows, shortened
+from bce.tools.data.tables import read_table, shortened
 
 COLUMNS = ("filename", "start", "end", "primary_label")
 SEVERAL_LABELS = "several labels go into one field, joined by semicolons (a;b)"
@@ -100,14 +100,14 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
         rule: how to read site and time from the file names.
 
     Raises:
-        TableError: the file is no such table (see :func:`bce.tools.data.tables.read_rows`), or a row is not about a
+        TableError: the file is no such table (see :func:`bce.tools.data.tables.read_table`), or a row is not about a
             window like that of the first row: as long, and starting at a multiple of this length.
     """
     file = Path(path)
     names: dict[str, None] = {}
     windows: dict[tuple[str, int], set[str]] = {}
     chunk_s = first = rows = 0
-    for line, row in read_rows(file, COLUMNS, "labelled windows", hint=SEVERAL_LABELS):
+    for line, row in read_table(file, COLUMNS, "labelled windows", hint=SEVERAL_LABELS):
         name, rows = row["filename"], rows + 1
         if not Path(name).stem:
             raise TableError(f"line {line} names no recording", file)

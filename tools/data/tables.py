@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bce.engine.csv_files import read_rows
 from bce.engine.errors import TableError
 
 
-def read_rows(
+def read_table(
     path: Path, needed: Sequence[str], what: str, *, optional: Sequence[str] = (), hint: str = ""
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a table that are not empty, each with the number of the line that it ends on.
@@ -28,29 +28,19 @@ def read_rows(
         TableError: the file cannot be read, is not CSV, lacks a column or names it twice, or a row has more or fewer
             fields than the header.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)  # else a quote that is never closed swallows the rest of the file
-            header = next((row for row in reader if row), [])
-            for column in needed:
-                if column not in header:
-                    raise TableError(f"has no column '{column}': expected {', '.join(needed)}", path)
-            for column in (*needed, *optional):
-                if header.count(column) > 1:
-                    raise TableError(f"names the column '{column}' {header.count(column)} times in its header", path)
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    about = f"line {reader.line_num} has {len(row)} fields, the header has {len(header)}"
-                    raise TableError(f"{about}{': ' + hint if hint and len(row) > len(header) else ''}", path)
-                yield reader.line_num, dict(zip(header, row, strict=True))
-    except OSError as error:
-        raise TableError(f"cannot be read ({error.strerror or error})", path) from None
-    except UnicodeDecodeError:
-        raise TableError(f"is not UTF-8 text: expected {what} as CSV", path) from None
-    except csv.Error as error:
-        raise TableError(f"line {reader.line_num} is not CSV ({error}): expected {what}", path) from None
+    rows = read_rows(path, what)
+    _, header = next(rows, (0, []))
+    for column in needed:
+        if column not in header:
+            raise TableError(f"has no column '{column}': expected {', '.join(needed)}", path)
+    for column in (*needed, *optional):
+        if header.count(column) > 1:
+            raise TableError(f"names the column '{column}' {header.count(column)} times in its header", path)
+    for line, row in rows:
+        if len(row) != len(header):
+            about = f"line {line} has {len(row)} fields, the header has {len(header)}"
+            raise TableError(f"{about}{': ' + hint if hint and len(row) > len(header) else ''}", path)
+        yield line, dict(zip(header, row, strict=True))
 
 
 def shortened(text: str, most: int = 40) -> str:

@@ -30,7 +30,7 @@ def report_lines(
     Args:
         data: what was learnt from.
         options: how.
-        logits: of every row by a head that has not seen it, [rows, classes], by what stayed in one fold.
+        logits: of every row by heads that have not seen it, [rows, classes], by what stayed in one fold.
         fold_auc: of each fold's head on the rows that it has not seen.
         weights: what each fold's head takes from each block.
         baseline: a block, and the logits of a plain model on it in the same folds.
@@ -49,6 +49,7 @@ def report_lines(
         "",
         f"{int((~examples.soundscape).sum())} chunks of focal clips, {int(examples.soundscape.sum())} soundscape "
         f"windows of {sites} sites; judged on {int(rows.sum())} {what}.",
+        *([f"Scores are means over {options.score_heads} heads."] if options.score_heads > 1 else []),
         "",
         "| held out | macro ROC-AUC | mean of the folds' own | accuracy on clips |",
         "|---|---|---|---|",

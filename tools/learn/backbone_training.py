@@ -26,6 +26,7 @@ from bce.export.perch.published_graph import write_onnx
 from bce.tools.learn.augment import Batch, augment, draw
 from bce.tools.learn.backbone_windows import TrainingWindows, Windows
 from bce.tools.learn.options import BackboneOptions
+from bce.tools.learn.torch_settings import torch_set_to
 from bce.tools.metrics import macro_auc
 
 TAPS = (21, 24, 25)
@@ -84,10 +85,18 @@ def train_backbone(
     Returns:
         The backbone in evaluation mode, and the macro AUC on the held-out soundscapes (NaN without any).
     """
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
     _keep_freed_memory()
+    with torch_set_to(options.threads, flush_denormal=True):
+        return _train(windows, options, after_check, quiet)
+
+
+def _train(
+    windows: TrainingWindows,
+    options: BackboneOptions,
+    after_check: Callable[[Backbone, dict[str, float]], None],
+    quiet: bool,
+) -> tuple[Backbone, float]:
+    torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     held = windows.held
     model = Classifier(Backbone(architecture(options.width)), windows.sources[0].present.shape[1])

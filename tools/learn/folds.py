@@ -19,6 +19,7 @@ from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint
 from bce.export.heads.trained_on import sample_features
 from bce.tools.learn.examples import Examples, fold_count, split
 from bce.tools.learn.options import GroupBy, TrainOptions
+from bce.tools.learn.torch_settings import torch_set_to
 from bce.tools.learn.training import FoldResult, Log, block_weights, logits_of, train_folds
 from bce.tools.learn.training_set import TrainingSet
 
@@ -30,8 +31,8 @@ class TrainedFolds:
     Attributes:
         results: of each fold, with what stayed in one fold as the options said.
         log: a line per fold and epoch, see :func:`bce.tools.learn.training.train_folds`.
-        logits: of every row by the head that has not seen it, float32 [rows, classes], by what stayed in one fold; one
-            of the two may be missing.
+        logits: of every row by heads that have not seen it, float32 [rows, classes], by what stayed in one fold; one of
+            the two may be missing.
     """
 
     results: tuple[FoldResult, ...]
@@ -87,12 +88,16 @@ def train_heads(
     sample = sample_features(bundle.backbone(), bundle.frontend(), bundle.manifest.window, list(examples.blocks))
     log: list[dict[str, Any]] = []
     results: list[FoldResult] = []
-    with tqdm(total=options.folds * options.epochs, unit="epoch", disable=True if quiet else None) as bar:
+    epochs = options.folds * options.epochs * options.score_heads
+    with tqdm(total=epochs, unit="epoch", disable=True if quiet else None) as bar:
 
         def note(line: dict[str, Any]) -> None:
             log.append(line)
             write_text(out / "training.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
             bar.set_postfix(fold=line["fold"] + 1, auc=line["auc"])
+            bar.update()
+
+        def tick(line: dict[str, Any]) -> None:
             bar.update()
 
         def keep(result: FoldResult) -> None:
@@ -109,19 +114,42 @@ def train_heads(
             save_checkpoint(out / f"fold_{len(results)}.safetensors", checkpoint)
 
         logits: dict[GroupBy, NDArray[np.float32]] = {}
-        logits[options.group_by] = out_of_fold(examples, options, note, keep, data.shifted)
+        logits[options.group_by] = mean_out_of_fold(examples, options, note, keep, data.shifted, tick)
         if site_check and len(examples.sites) > 1:
             other: GroupBy = "site" if options.group_by == "recording" else "recording"
             again = replace(options, group_by=other, folds=fold_count(examples, options.folds, other))
-            bar.reset(again.folds * options.epochs)
-            logits[other] = out_of_fold(
-                examples, again, lambda line: bar.update() and None, lambda result: None, data.shifted
-            )
+            bar.reset(again.folds * again.epochs * again.score_heads)
+            logits[other] = mean_out_of_fold(examples, again, tick, lambda result: None, data.shifted, tick)
     with beside(out / "out_of_fold.npz") as partial, open(partial, "wb") as stream:
         arrays: dict[str, Any] = {f"by_{unit}": values for unit, values in logits.items()}
         arrays |= {"row_ids": np.array(data.row_ids), "classes": np.array(data.classes)}
         np.savez_compressed(stream, logits=logits[options.group_by], **arrays)
     return TrainedFolds(tuple(results), tuple(log), logits)
+
+
+def mean_out_of_fold(
+    examples: Examples,
+    options: TrainOptions,
+    log: Log,
+    after: Callable[[FoldResult], None],
+    shifted: Sequence[Examples] = (),
+    others: Log = lambda line: None,
+) -> NDArray[np.float32]:
+    """The mean of the logits of :func:`out_of_fold` over ``options.score_heads`` trainings, float32 [rows, classes].
+
+    A bundle averages its folds' heads, and the mean is less noisy than one head: what is chosen for a bundle should be
+    chosen on such scores. Each training has its own seeds, ``options.folds`` after those before.
+
+    Args:
+        examples, options, shifted: as there.
+        log, after: as there, of the first training.
+        others: in place of ``log`` in the further ones.
+    """
+    runs = [out_of_fold(examples, options, log, after, shifted)]
+    for number in range(1, options.score_heads):
+        again = options.seeded(number * options.folds)
+        runs.append(out_of_fold(examples, again, others, lambda result: None, shifted))
+    return np.mean(runs, axis=0, dtype=np.float64).astype(np.float32)
 
 
 def out_of_fold(
@@ -141,10 +169,11 @@ def out_of_fold(
         shifted: the same rows at the shifts that the logits are a mean over; none for the rows as they were learnt.
     """
     logits = np.zeros(examples.present.shape, np.float32)
-    for result in train_folds(examples, options, log):
-        each = [logits_of(result.head, rows.take(result.rows)) for rows in shifted] or [result.logits]
-        logits[result.rows] = np.mean(each, axis=0, dtype=np.float64)
-        after(result)
+    with torch_set_to(options.threads):
+        for result in train_folds(examples, options, log):
+            each = [logits_of(result.head, rows.take(result.rows)) for rows in shifted] or [result.logits]
+            logits[result.rows] = np.mean(each, axis=0, dtype=np.float64)
+            after(result)
     return logits
 
 

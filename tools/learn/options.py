@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bce.engine.errors import OptionsError
@@ -40,6 +40,7 @@ class TrainOptions:
         balanced: draw focal clips so that each class is met equally often.
         mixup: parameter of the Beta distribution of mixup; 0 for none.
         learning_rate, weight_decay: of AdamW.
+        score_heads: so many heads, each from a training with other seeds, score a row out of fold, by their mean.
         seed: of folds, weights and batches.
         threads: of torch.
     """
@@ -55,6 +56,7 @@ class TrainOptions:
     mixup: float = 0.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    score_heads: int = 1
     seed: int = 0
     threads: int = 2
 
@@ -69,12 +71,17 @@ class TrainOptions:
             mixup=(0, 100),
             learning_rate=(SMALLEST_RATE, LARGEST_RATE),
             weight_decay=(0, 1),
+            score_heads=(1, 1000),
             seed=(0, LARGEST_SEED),
             threads=(1, MOST_THREADS),
         )
         check_ranges(self.head, d=(1, WIDEST_HEAD), ffn=(1, WIDEST_HEAD))
         if self.group_by not in get_args(GroupBy):
             raise OptionsError(f"folds by {self.group_by!r}: choose {' or '.join(get_args(GroupBy))}")
+
+    def seeded(self, number: int) -> TrainOptions:
+        """The same with the seed that comes so many after its own; after the largest comes 0."""
+        return replace(self, seed=(self.seed + number) % (LARGEST_SEED + 1))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class FoldResult:
 
 
 def train_folds(examples: Examples, options: TrainOptions, log: Log = lambda line: None) -> Iterator[FoldResult]:
-    """Train one head without each fold, in turn.
+    """Train one head without each fold, in turn, on the threads that torch is set to.
 
     Args:
         examples: what to learn from.
@@ -69,10 +69,9 @@ def train_folds(examples: Examples, options: TrainOptions, log: Log = lambda lin
         OptionsError: the folds cannot be made.
     """
     fold = split(examples, options.folds, options.group_by, options.seed)
-    torch.set_num_threads(options.threads)
     for number in range(options.folds):
         left_out = np.flatnonzero(fold == number)
-        yield train_one(examples, left_out, replace(options, seed=options.seed + number), log, number)
+        yield train_one(examples, left_out, options.seeded(number), log, number)
 
 
 def train_one(

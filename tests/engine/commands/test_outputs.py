@@ -201,6 +201,17 @@ def test_a_dry_run_that_fails_leaves_what_was_there(
     assert untouched(place)
 
 
+def test_a_dry_run_writes_the_sample_and_says_no_more(
+    place: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = write_sample(place.parent / "sample.csv", ["=a_3"])
+    command = ["--bundle", str(bundle.path), "--sample-submission", str(sample), "--out", "new.csv"]
+    assert main([*command, "--features", "new.parquet", "--safe-csv"]) == 3
+    assert "wrote new.csv\n" in (said := capsys.readouterr().err)
+    assert "new.parquet" not in said
+    assert (place / "new.csv").read_text().splitlines()[1].startswith("'=a_3,")
+
+
 # places --------------------------------------------------------------------------------------------------------------
 
 

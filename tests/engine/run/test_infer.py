@@ -49,7 +49,7 @@ def naive_logits(source: Path, audio: Path, shifts: tuple[float, ...]) -> np.nda
     return np.array(logits)
 
 
-@pytest.mark.parametrize("shifts", [(0.0,), (-2.0, -1.0, 0.0, 1.0, 2.0)])
+@pytest.mark.parametrize("shifts", [(0.0,), (-1.5, 0.0, 2.0)])
 def test_equals_the_naive_pipeline(
     small_onnx: Path, small_bundle: Bundle, soundscapes: Path, shifts: tuple[float, ...]
 ) -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from support.proofs import quick_proof
 
 from bce.engine import Bundle, Engine, EngineOptions
 from bce.engine.commands.infer import main
@@ -33,7 +34,8 @@ def pantanal_bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> B
         taxonomy=data / "official_csv" / "taxonomy.csv",
         head=("perch",),
     )
-    return export_bundle(options)
+    with quick_proof():
+        return export_bundle(options)
 
 
 @pytest.fixture(scope="module")

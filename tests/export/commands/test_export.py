@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.proofs import quick_proof
 
 torch = pytest.importorskip("torch", reason="exports need the extra bce[export]")
 
@@ -26,7 +27,7 @@ from bce.engine.network.manifest import Head, Input, Output, Placing, Score, Win
 from bce.engine.post.options import PostprocessOptions  # noqa: E402
 from bce.engine.post.priors import Priors  # noqa: E402
 from bce.engine.run.infer import postprocess_options  # noqa: E402
-from bce.export.commands import bundling, planning  # noqa: E402
+from bce.export.commands import bundling  # noqa: E402
 from bce.export.commands.bundling import ExportOptions, export_source  # noqa: E402
 from bce.export.commands.export import main, parse_blocks  # noqa: E402
 from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint  # noqa: E402
@@ -65,10 +66,10 @@ def bundle(small_onnx: Path, tables: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick() -> Iterator[None]:
     """Two windows for the proof where the proof is not what is tested."""
-    whole = planning.check_inputs
-    monkeypatch.setattr(planning, "check_inputs", lambda *given: [item for item in whole(*given) if item.natural][:2])
+    with quick_proof():
+        yield
 
 
 @pytest.fixture

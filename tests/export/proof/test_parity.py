@@ -267,10 +267,10 @@ def test_a_wrong_head_is_a_miss(
         folds.append(HeadCheckpoint(head, ("a", "b", "c"), widths, "none"))
     export_head(folds, tmp_path / "head.onnx")
     with_head = replace(candidate, head=tmp_path / "head.onnx", folds=tuple(folds))
-    report = parity.prove(with_head, None, inputs)
+    report = parity.prove(with_head, None, inputs[:1])
     report.require()
     assert {c.measure for c in report.comparisons} == {"head"}
-    assert parity.prove(replace(with_head, folds=(folds[0],)), None, inputs).failures
+    assert parity.prove(replace(with_head, folds=(folds[0],)), None, inputs[:1]).failures
 
 
 class Doubling:

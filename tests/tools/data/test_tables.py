@@ -15,7 +15,7 @@ from support.labels import HEADER
 from bce.engine.errors import TableError
 from bce.tools.data.datasets import read_clips
 from bce.tools.data.labels import read_labels
-from bce.tools.data.tables import read_rows
+from bce.tools.data.tables import read_table
 
 FIRST = "a.ogg,0,5,x\n"
 
@@ -30,7 +30,7 @@ FIRST = "a.ogg,0,5,x\n"
         (HEADER + "\n" + FIRST + "a.ogg,5,10\n", "line 4 has 3 fields, the header has 4$"),
         ("filename,start,end,primary_label,primary_label\na.ogg,0,5,x,y\n", "names the column 'primary_label' 2 times"),
         ("filename,start,end,start,primary_label\na.ogg,0,5,0,y\n", "names the column 'start' 2 times"),
-        (HEADER + FIRST + 'a.ogg,5,10,"x\n' + FIRST, r"line 4 is not CSV \(unexpected end of data\)"),
+        (HEADER + FIRST + 'a.ogg,5,10,"x\n' + FIRST, r"line 3 is not CSV \(unexpected end of data\)"),
         (HEADER + "a.ogg,0,5," + "x" * (csv.field_size_limit() + 1) + "\n", r"line 2 is not CSV \(field larger than"),
         (HEADER + f"a.ogg,0,{'9' * 5000},x\n", "line 2 has the time '9+[.]{3}', which no recording is as long as"),
         (HEADER + "a.ogg,0,1e308,x\n", "line 2 has the time '1e308', expected HH:MM:SS"),
@@ -72,7 +72,7 @@ def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
     """A byte order mark, Windows' line ends, columns without a name, fields over two lines."""
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffa,,b,\r\n1,x,2,"y\r\nz"\r\n\r\n3,,4,\r\n'.encode())
-    assert [(line, row["a"], row["b"]) for line, row in read_rows(path, ("a", "b"), "things")] == [
+    assert [(line, row["a"], row["b"]) for line, row in read_table(path, ("a", "b"), "things")] == [
         (3, "1", "2"),
         (5, "3", "4"),
     ]

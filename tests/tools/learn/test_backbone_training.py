@@ -127,7 +127,10 @@ def test_it_learns_tones_and_is_written_as_it_is(tmp_path: Path) -> None:
     source = tones(48, 0)
     windows = TrainingWindows([source], [np.full(48, 1 / 48)], tones(24, 1))
     figures: list[dict[str, float]] = []
+    before = torch.get_num_threads(), np.float32(1e-40) * np.float32(0.5)
     backbone, auc = train_backbone(windows, TINY, lambda b, f: figures.append(f))
+    assert (torch.get_num_threads(), np.float32(1e-40) * np.float32(0.5)) == before
+    assert before[1] > 0, "training must not change the caller's arithmetic"
     assert auc > 0.8
     assert figures[-1]["auc"] == auc
     assert figures[-1]["step"] == TINY.steps

@@ -27,14 +27,18 @@ from bce.tools.data.synth.dataset import write_dataset  # noqa: E402
 from bce.tools.data.synth.options import SynthOptions  # noqa: E402
 from bce.tools.judge.head_report import accuracy, disagreement, report_lines  # noqa: E402
 from bce.tools.learn.examples import Examples, split  # noqa: E402
-from bce.tools.learn.folds import out_of_fold  # noqa: E402
+from bce.tools.learn.folds import mean_out_of_fold, out_of_fold  # noqa: E402
 from bce.tools.learn.options import BackboneOptions, TrainOptions  # noqa: E402
-from bce.tools.learn.training import Sampler, block_weights, train_one  # noqa: E402
+from bce.tools.learn.training import FoldResult, Sampler, block_weights, train_one  # noqa: E402
 from bce.tools.learn.training_set import TrainingSet, read_training_set  # noqa: E402
 
 SMALL = HeadConfig(d=16, ffn=16, heads=2)
 FAST = TrainOptions(head=SMALL, folds=3, epochs=25, batch=64, learning_rate=1e-2, threads=1)
 CLASSES = 4
+
+
+def silent(line: object) -> None:
+    pass
 
 
 def make(clips: int = 60, soundscapes: int = 24, sites: int = 6, strength: float = 3.0, seed: int = 0) -> Examples:
@@ -100,7 +104,7 @@ def test_batches_have_their_share_of_soundscapes_and_every_class_alike() -> None
 
 @pytest.mark.parametrize("kind", ["attention", "scalar_mix"])
 def test_a_head_learns_what_is_there_and_not_shuffled_labels(kind: str) -> None:
-    options = replace(FAST, head=replace(SMALL, kind=kind))
+    options = replace(FAST, head=replace(SMALL, kind=kind), epochs=5)
     examples = make()
     rows = examples.soundscape
     lines: list[dict[str, float]] = []
@@ -181,8 +185,9 @@ def test_a_site_that_gives_itself_away_raises_the_warning() -> None:
 
 def warned(examples: Examples) -> list[str]:
     quiet = (lambda line: None, lambda result: None)
-    oof = out_of_fold(examples, FAST, *quiet)
-    by_site = out_of_fold(examples, replace(FAST, group_by="site", folds=5), *quiet)
+    options = replace(FAST, epochs=3)
+    oof = out_of_fold(examples, options, *quiet)
+    by_site = out_of_fold(examples, replace(options, group_by="site", folds=5), *quiet)
     low, high = disagreement(examples, oof, by_site)
     assert low <= high
     data = TrainingSet(examples, tuple("abcd"), (), {})
@@ -190,11 +195,11 @@ def warned(examples: Examples) -> list[str]:
 
 
 def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_dataset(tmp_path / "data", SynthOptions(species=4, clips_per_species=6, train_soundscapes=16,
-                                                  test_soundscapes=0, duration_s=20, jobs=1))  # fmt: skip
+    write_dataset(tmp_path / "data", SynthOptions(species=4, clips_per_species=6, train_soundscapes=12,
+                                                  test_soundscapes=0, duration_s=15, jobs=1))  # fmt: skip
     arguments = ["train", str(tmp_path / "data"), "--bundle", str(DEFAULT_BUNDLE), "--cache", str(tmp_path / "cache"),
-                 "--out", str(tmp_path / "out"), "--d", "16", "--ffn", "16", "--folds", "3", "--epochs", "8", "--batch",
-                 "32", "--learning-rate", "0.005", "--score-shifts", "3", "--threads", "1", "--quiet"]  # fmt: skip
+                 "--out", str(tmp_path / "out"), "--d", "16", "--ffn", "16", "--folds", "3", "--epochs", "5", "--batch",
+                 "32", "--learning-rate", "0.005", "--score-shifts", "0,1", "--threads", "1", "--quiet"]  # fmt: skip
     assert cli.main(arguments) == 0
     assert "Out of fold minus held-out site" in capsys.readouterr().out
     folds = [load_checkpoint(path) for path in sorted((tmp_path / "out").glob("fold_*.safetensors"))]
@@ -222,6 +227,7 @@ def test_the_command_trains_folds_that_hear_and_can_be_read(tmp_path: Path, caps
         (["train", "data", "--out=out", "--cache=here"], "here: is a file, expected a folder"),
         (["train", "data", "--out=out", "--learning-rate=nan"], "learning rate is nan, it must be"),
         (["train", "data", "--out=out", "--score-shifts=9"], "shifts '9': expected"),
+        (["train", "data", "--out=out", "--score-heads=0"], "score heads is 0, it must be 1 to 1000"),
         (["train", "data", "--out=out", "--d=99999999996"], "d is 99999999996, it must be 1 to"),
         (["backbone", "data", "--out=here/b.onnx"], "here: is a file, expected a folder"),
         (["backbone", "data", "--out=b.txt"], "b.txt: expected the name of an ONNX file"),
@@ -263,6 +269,35 @@ def test_out_of_fold_scores_are_a_mean_over_shifted_windows() -> None:
         with torch.no_grad():
             each = [fold.head([torch.from_numpy(x[fold.rows]) for x in of.features.values()]) for of in shifted]
         np.testing.assert_allclose(found[fold.rows], (each[0] + each[1]) / 2, atol=1e-5)
+
+
+def test_out_of_fold_scores_are_a_mean_over_heads_that_have_not_seen_the_row() -> None:
+    """Against trainings with each seed alone; the first one's heads are those that are kept and logged."""
+    examples = make(clips=10, soundscapes=12)
+    options = replace(FAST, epochs=1, seed=7, group_by="site")
+    shifted = (examples, replace(examples, features={name: x + 1 for name, x in examples.features.items()}))
+    heads: list[FoldResult] = []
+    alone = [out_of_fold(examples, replace(options, seed=seed), silent, heads.append, shifted) for seed in (7, 10)]
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
+    kept: list[FoldResult] = []
+    lines: list[object] = []
+    others: list[object] = []
+    two = replace(options, score_heads=2)
+    found = mean_out_of_fold(examples, two, lines.append, kept.append, shifted, others.append)
+    np.testing.assert_allclose(found, (alone[0] + alone[1]) / 2, rtol=1e-5, atol=1e-6)
+    assert len(kept) == len(lines) == len(others) == options.folds
+    for fold, first in zip(kept, heads, strict=False):
+        np.testing.assert_array_equal(fold.logits, first.logits)
+
+
+def test_after_the_largest_seed_comes_0() -> None:
+    last = TrainOptions(seed=2**32 - 1)
+    assert [last.seeded(n).seed for n in range(3)] == [2**32 - 1, 0, 1]
+    examples = make(clips=10, soundscapes=12)
+    options = replace(FAST, epochs=1, seed=2**32 - 1)
+    heads: list[FoldResult] = []
+    out_of_fold(examples, options, silent, heads.append)
+    assert len(heads) == options.folds
 
 
 @pytest.mark.parametrize("options", [TrainOptions, BackboneOptions])
