@@ -212,7 +212,9 @@ def run_scenarios(
     """
     step = max(1, len(intact) // _OF_A_JOB)
     job = Job.linked(bench, "job", intact[::step][:_OF_A_JOB])
-    other = Job.linked(bench, "other", intact[step // 2 :: step][1:_OF_A_JOB]) if faults else job
+    other = Job.linked(bench, "other", intact[step // 2 :: step][1:_OF_A_JOB])
+    if faults:
+        other = other.timed("first")
     removed, renamed = partial(without_folder, renamed=False), partial(without_folder, renamed=True)
     things: tuple[tuple[str, Thing, int, float, float], ...] = (
         ("kill -9", killed, kills, 0.1, 1.0),
