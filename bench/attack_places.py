@@ -71,12 +71,12 @@ class Job:
 
     @classmethod
     def linked(cls, bench: Bench, name: str, intact: Sequence[Intact]) -> Job:
-        """Link recordings into a folder and run them undisturbed."""
+        """Link recordings into a folder; :meth:`timed` tells the rest."""
         recordings = bench.folder / name
         recordings.mkdir()
         for recording in intact:
             (recordings / recording.path.name).symlink_to(recording.path)
-        return cls(bench, recordings, b"", 0.0).timed("first")
+        return cls(bench, recordings, b"", 0.0)
 
     def timed(self, name: str) -> Job:
         """Run it undisturbed, as many at a time as disturbed ones: how long it takes now, and what comes of it."""

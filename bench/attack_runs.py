@@ -22,6 +22,7 @@ from bce.bench.processes import infer_command
 Thing = Callable[[Job, int, float], Scenario]
 """What happens to a job: which of its kind, and at what share of the run's length, or of the table's size."""
 _OF_A_JOB = 12
+_A_LOT = 10
 
 
 # --- what happens ----------------------------------------------------------------------------------------------------
@@ -211,7 +212,9 @@ def run_scenarios(
     """
     step = max(1, len(intact) // _OF_A_JOB)
     job = Job.linked(bench, "job", intact[::step][:_OF_A_JOB])
-    other = Job.linked(bench, "other", intact[step // 2 :: step][1:_OF_A_JOB]) if faults else job
+    other = Job.linked(bench, "other", intact[step // 2 :: step][1:_OF_A_JOB])
+    if faults:
+        other = other.timed("first")
     removed, renamed = partial(without_folder, renamed=False), partial(without_folder, renamed=True)
     things: tuple[tuple[str, Thing, int, float, float], ...] = (
         ("kill -9", killed, kills, 0.1, 1.0),
@@ -228,10 +231,12 @@ def run_scenarios(
     for kind, thing, count, low, high in things:
         if not count:
             continue
-        job = job.timed(kind.replace(" ", "_"))  # anew: other programs come and go
-        say(f"{kind}: {count}, an undisturbed run takes {job.seconds:.1f} s")
         rng = rng_of(seed, kind)
         # spread evenly, and at random within each stretch
         shares = [low + (high - low) * (number + rng.uniform()) / count for number in range(count)]
-        found += each([partial(thing, job, number, share) for number, share in enumerate(shares)], AT_ONCE)
+        for first in range(0, count, _A_LOT):
+            job = job.timed(f"{kind.replace(' ', '_')}_{first}")  # anew: other programs come and go
+            say(f"{kind}: {first} of {count}, an undisturbed run takes {job.seconds:.1f} s")
+            lot = range(first, min(first + _A_LOT, count))
+            found += each([partial(thing, job, number, shares[number]) for number in lot], AT_ONCE)
     return found

@@ -131,11 +131,11 @@ def test_every_half_second_sounds_different() -> None:
 
 
 def test_a_small_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five files and a kill, every program started for real: the one test of how the parts play together."""
+    """Four files and a kill, every program started for real: the one test of how the parts play together."""
     monkeypatch.delenv("BCE_BUNDLE", raising=False)
-    options = AttackOptions(repeats=1, every=29, kills=1, signals=0, faults=0)
+    options = AttackOptions(repeats=1, every=31, kills=1, signals=0, faults=0)
     found = attack(options, Work(tmp_path / "work"))
-    assert (found["kind"], found["files"], sum(row["files"] for row in found["counts"])) == ("attack", 5, 5)
+    assert (found["kind"], found["files"], sum(row["files"] for row in found["counts"])) == ("attack", 4, 4)
     assert [row["name"] for row in found["broken"] if row["fate"] == "lost"] == []
     assert found["broken_runs"] == []
     assert "| kill -9 | 1 |" in "\n".join(attack_tables(found))
