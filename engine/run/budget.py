@@ -13,9 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from bce.engine.audio.reader import BLOCK_CHUNKS
-from bce.engine.errors import OptionsError
+from bce.engine.errors import OptionsError, shown
 from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, plan_windows
 from bce.engine.recording import Recording
 from bce.engine.results import Shifts
@@ -50,6 +51,9 @@ class BudgetOptions:
     reserve_minutes: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (("budget", self.minutes), ("reserve", self.reserve_minutes)):
+            if (name, value) != ("reserve", None) and (not isinstance(value, Real) or isinstance(value, bool)):
+                raise OptionsError(f"{name} is {shown(value)}, it must be a number of minutes")
         if not 0 < self.minutes < float("inf"):
             raise OptionsError(f"budget of {self.minutes:g} minutes: it must be above 0")
         if self.reserve_minutes is not None and not 0 <= self.reserve_minutes < self.minutes:

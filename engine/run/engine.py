@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from functools import partial
+from numbers import Integral, Real
 from typing import Literal, Self, get_args
 
 from bce.engine.audio.reader import AudioBlock
@@ -22,6 +23,7 @@ from bce.engine.run.pace import Pace, SteadyPace, Stop
 from bce.engine.run.scheduler import Scheduler
 from bce.engine.run.stalls import STALL_S
 
+MOST_THREADS = 1024
 FeaturesPer = Literal["chunk", "window"]
 
 
@@ -60,6 +62,10 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or isinstance(self.threads, bool) or self.threads < 1:
             raise OptionsError(f"threads is {shown(self.threads)}, it must be a whole number of at least 1")
+        if self.threads > MOST_THREADS:
+            raise OptionsError(f"threads is {shown(self.threads)}, it must be at most {MOST_THREADS:,}")
+        if not isinstance(self.stall_s, Real) or isinstance(self.stall_s, bool):
+            raise OptionsError(f"stall is {shown(self.stall_s)}, it must be a number of seconds")
         if not self.stall_s > 0:
             raise OptionsError(f"stall is {self.stall_s:g} s, it must be above 0")
         for name, value, allowed in (
@@ -72,6 +78,8 @@ class EngineOptions:
         if self.precision == "bf16" and self.backend != "openvino":
             raise OptionsError("bf16 needs --backend openvino: ONNX Runtime has no bfloat16 on CPUs")
         if self.shifts_s is not None:
+            if not isinstance(self.shifts_s, Iterable):
+                raise OptionsError(f"shifts are {self.shifts_s!r}, they must be a list of seconds")
             object.__setattr__(self, "shifts_s", check_shifts(self.shifts_s))  # exactly on their grid
 
     def shifts_for(self, bundle: Bundle) -> Shifts:
@@ -137,7 +145,8 @@ class Engine:
         """
         self.stop_switch.deadline = False
         self.stop_switch.reason = reason
-        self.stop_switch.cut = self.stop_switch.abandon = abandon
+        self.stop_switch.cut |= abandon  # a deadline may have cut it already
+        self.stop_switch.abandon |= abandon
 
     def close(self) -> None:
         """Give back the network's memory, some 200 MB. Nothing can run afterwards; to close again does nothing."""
@@ -170,13 +179,14 @@ class Engine:
         """A run: its own pass of the scheduler, with a stop switch that nothing else gets."""
         if not self._busy.acquire(blocking=False):
             raise OptionsError("the engine has a run in progress: take all of its results, or close their iterator")
+        stop = self.stop_switch
         try:
             scheduler = Scheduler(
                 recordings,
-                self.compute,
+                partial(self.compute, stop=stop),
                 pace,
                 self.options.threads,
-                self.stop_switch,
+                stop,
                 self.member.model.classes,
                 self.member.window.sample_rate,
                 self.grid,
@@ -196,6 +206,13 @@ class Engine:
         """
         return whole_recordings(self.score(recordings, pace))
 
-    def compute(self, block: AudioBlock, shifts_s: Shifts) -> BlockResult:
-        """Inputs, features and logits of one audio block, of its first chunks where the run is cut."""
-        return self.member.compute(block, shifts_s, self.options.features, lambda: self.stop_switch.cut)
+    def compute(self, block: AudioBlock, shifts_s: Shifts, stop: Stop | None = None) -> BlockResult:
+        """Inputs, features and logits of one audio block, of its first chunks where the run is cut.
+
+        Args:
+            block: of a recording.
+            shifts_s: the test-time shifts, in seconds.
+            stop: of the run that the block belongs to, which the engine may have left behind; default: of this one.
+        """
+        switch = self.stop_switch if stop is None else stop
+        return self.member.compute(block, shifts_s, self.options.features, lambda: switch.cut)

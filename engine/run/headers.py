@@ -49,17 +49,26 @@ class Headers:
         recordings: all recordings of the run.
         sample_rate, grid: as the run reads them.
         stop: of the run: once it has a reason, headers that are not read yet are not waited for.
+        patience_s: that the run has with its readers; no header may take longer.
 
     Attributes:
         chunks: chunks that each header promises, by stem, as far as the reading got.
     """
 
-    def __init__(self, recordings: Sequence[Recording], sample_rate: int, grid: ChunkGrid, stop: Stop) -> None:
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        sample_rate: int,
+        grid: ChunkGrid,
+        stop: Stop,
+        patience_s: float = HEADER_S,
+    ) -> None:
         self.chunks: dict[str, int] = {}
         self._recordings = recordings
         self._sample_rate = sample_rate
         self._grid = grid
         self._stop = stop
+        self._patience_s = min(patience_s, HEADER_S)
         self._started = False
         self._done = threading.Event()
 
@@ -68,7 +77,7 @@ class Headers:
         if not self._started:
             self._started = True
             threading.Thread(
-                target=self._read, args=[min(patience_s, HEADER_S)], name=f"{THREAD_PREFIX}headers", daemon=True
+                target=self._read, args=[min(patience_s, self._patience_s)], name=f"{THREAD_PREFIX}headers", daemon=True
             ).start()
 
     def all(self) -> Mapping[str, int]:

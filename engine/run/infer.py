@@ -91,7 +91,7 @@ def _run(
     """From the first recording to the finished tables, or to nothing."""
     stop = engine.stop_switch  # of this run: the engine has another one afterwards
     on_engine(engine)
-    headers = Headers(recordings, engine.member.window.sample_rate, engine.grid, stop)
+    headers = Headers(recordings, engine.member.window.sample_rate, engine.grid, stop, engine.options.stall_s)
     pace = _pace(engine, options, recordings, headers)
     progress = Progress(len(recordings), quiet=options.quiet)
     for line in () if postprocessor is None else postprocessor.describe():

@@ -93,6 +93,9 @@ class Scheduler:
         with self._changed:
             for _ in range(self._threads):
                 self._start_worker()
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=[over], name=f"{THREAD_PREFIX}watcher", daemon=True)
+        watcher.start()
         try:
             for index in range(len(self._recordings)):
                 last = False
@@ -101,6 +104,8 @@ class Scheduler:
                     last = part.last
                     yield part
         finally:
+            over.set()
+            watcher.join()
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
@@ -114,6 +119,17 @@ class Scheduler:
         worker = threading.Thread(target=self._work, name=f"{THREAD_PREFIX}worker", daemon=True)
         self._workers.append(worker)
         worker.start()
+
+    def _watch(self, over: threading.Event) -> None:
+        """Look while the run lasts: all workers may hang in readers while who takes the parts is busy elsewhere."""
+        while not over.wait(_POLL_S):
+            with self._changed:
+                try:
+                    self._look()
+                except BaseException as error:  # whatever it is, the caller of parts() gets it
+                    self._crash = error
+                    self._changed.notify_all()
+                    return
 
     def _look(self) -> None:
         """Look at the clock: is the time used up, has a reader stalled?"""

@@ -348,3 +348,9 @@ def test_a_stalled_first_file_takes_a_share_of_the_budget_and_no_rows_of_the_oth
 def test_without_a_budget_there_is_no_deadline(small_bundle: Bundle, soundscapes: Path) -> None:
     engine = Engine(small_bundle, EngineOptions(threads=2, shifts_s=ONE))
     assert next(r.chunks_by_shifts for r in engine.run([soundscapes])) == {1: 12}
+
+
+@pytest.mark.parametrize("given", [("x",), (None,), (True,), (1.0, "x")])
+def test_minutes_that_are_no_number_are_refused(given: tuple) -> None:
+    with pytest.raises(OptionsError, match="it must be a number of minutes"):
+        BudgetOptions(*given)

@@ -45,6 +45,9 @@ def engine(bundle: Bundle) -> Engine:
         ({"threads": 0}, "threads is 0, it must be a whole number of at least 1"),
         ({"threads": True}, "threads is True, it must be a whole number"),
         ({"threads": 2.0}, r"threads is 2\.0, it must be a whole number"),
+        ({"threads": 99_999_999_999}, "threads is 99999999999, it must be at most 1,024"),
+        ({"stall_s": "x"}, "stall is 'x', it must be a number of seconds"),
+        ({"shifts_s": 5}, "shifts are 5, they must be a list of seconds"),
         ({"threads": "2"}, "threads is '2', it must be a whole number"),
         ({"precision": "banana"}, "precision is 'banana', it must be one of fp32, int8, bf16"),
         ({"precision": "bf16"}, "bf16 needs --backend openvino"),
@@ -140,3 +143,22 @@ def test_a_run_lets_go_of_the_network_before_it_writes_the_table(
     asked = RunOptions(tuple(recordings), tmp_path / "s.csv", engine=EngineOptions(threads=2), quiet=True)
     infer(bundle, asked, lambda engine: models.append(weakref.ref(engine.member.model)))
     assert alive_at_close == [False]
+
+
+def test_a_second_plain_stop_does_not_undo_a_cut(engine: Engine) -> None:
+    engine.stop("the time is up", abandon=True)
+    engine.stop("again")
+    assert engine.stop_switch.cut
+    assert engine.stop_switch.abandon
+
+
+def test_a_run_is_cut_by_its_own_switch(
+    engine: Engine, recordings: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    compute = engine.member.compute
+    monkeypatch.setattr(engine.member, "compute", lambda *args: asked.append(args[3]) or compute(*args))
+    assert statuses(engine, recordings[:1]) == ["ok"]
+    engine.stop("the next run", abandon=True)
+    assert asked
+    assert not any(cut() for cut in asked)  # a straggler of the run before goes by that run's switch

@@ -53,3 +53,10 @@ def test_a_dead_disk_is_given_up(recordings: list[Recording], tmp_path: Path, mo
     headers = Headers([*recordings, *pipes, recordings[1]], RATE, GRID, Stop())
     headers.start(patience_s=0.1)
     assert headers.all() == {"a": 13, "c": 2}
+
+
+def test_the_run_s_patience_holds_for_headers(recordings: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(headers_module, "attempt", lambda do, patience_s: given.append(patience_s))
+    Headers(recordings, RATE, GRID, Stop(), 3.0).all()
+    assert set(given) == {3.0}

@@ -469,3 +469,18 @@ def test_a_block_that_is_cut_keeps_the_chunks_that_are_complete(tmp_path: Path, 
     whole = done == 12
     assert (result.status, result.stopped) == (("ok", False) if whole else ("short_read", True))
     assert (result.reason is None) == whole
+
+
+def test_a_stall_is_seen_while_nobody_waits_for_a_part(tmp_path: Path, stalling: threading.Event) -> None:
+    recordings = [write(tmp_path, name, 5.0, value) for name, value in (("a", 0.1), ("opening", 0.2), ("b", 0.3))]
+    reached = threading.Event()
+
+    def compute(block: AudioBlock, shifts: tuple[float, ...]) -> BlockResult:
+        if block.samples[0] > 0.25:
+            reached.set()
+        return rows(block)
+
+    parts = Scheduler(recordings, compute, SteadyPace((0.0,)), 1, Stop(), 2, RATE, GRID, 0.2).parts()
+    next(parts)
+    assert reached.wait(20)
+    parts.close()
