@@ -31,7 +31,7 @@ demo: setup
 	$(BIN)/bce-tools evaluate demo/submission.csv demo/data/test_labels.csv --unseen-sites $(UNSEEN) \
 		--against demo/raw.csv
 
-# The embedded demo model, from nothing: about a quarter of an hour on two free cores. See docs/training.md.
+# The embedded demo model, from nothing: about twenty minutes on two free cores. See docs/training.md.
 DEFAULT := build/default
 default-bundle: setup
 	rm -rf $(DEFAULT) && mkdir -p $(DEFAULT)

@@ -149,7 +149,7 @@ def mean_out_of_fold(
     for number in range(1, options.score_heads):
         again = options.seeded(number * options.folds)
         runs.append(out_of_fold(examples, again, others, lambda result: None, shifted))
-    return np.mean(runs, axis=0, dtype=np.float64).astype(np.float32)
+    return np.asarray(np.mean(runs, axis=0, dtype=np.float64), np.float32)
 
 
 def out_of_fold(
