@@ -42,17 +42,23 @@ def add_threads(parser: Parser) -> None:
     )
 
 
-def add_shifts(parser: Parser, default: str | None = None, default_says: str = "the bundle's, else 5") -> None:
-    """``--shifts``: what :func:`bce.engine.geometry.parse_shifts` takes.
+def add_shifts(
+    parser: Parser,
+    default: str | None = None,
+    default_says: str = "the bundle's, else 5",
+    option: str = "--shifts",
+    about: str = "",
+) -> None:
+    """``--shifts``, or an option of another name and use: what :func:`bce.engine.geometry.parse_shifts` takes.
 
     A list may begin with a minus: from here on the parser takes what begins so and goes on with a digit for a value.
     """
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse knows single numbers only
     parser.add_argument(
-        "--shifts",
+        option,
         default=default,
         metavar="S",
-        help="5 = -2,-1,0,1,2 s; 3 = -1,0,1 s; 1 = none; or a list in seconds such as -2.5,0,2.5 "
+        help=f"{about}5 = -2,-1,0,1,2 s; 3 = -1,0,1 s; 1 = none; or a list in seconds such as -2.5,0,2.5 "
         f"(default: {default_says})",
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bce.engine.commands import flags
 from bce.engine.errors import OptionsError
-from bce.engine.files import check_place
+from bce.engine.files import check_apart, check_place
 from bce.tools.ranges import MOST_THREADS, check_ranges
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def numbers_of(text: str, what: str, such_as: str) -> tuple[float, ...]:
 
 
 def check_files(outputs: Sequence[Path | None], inputs: Sequence[str | Path | None]) -> None:
-    """Refuse files that could not be written, that are an input, or that are given twice.
+    """Refuse files that could not be written, that are an input, that lie in a bundle, or that are given twice.
 
     Args:
         outputs: files to write; None for those that nobody asked for.
@@ -83,23 +83,34 @@ def check_files(outputs: Sequence[Path | None], inputs: Sequence[str | Path | No
     """
     names = [os.fspath(path) for path in inputs if path is not None]
     files = [*names, *(name.rpartition(":")[0] for name in names if ":" in name)]  # of FILE.npz:ARRAY
-    taken = {os.path.realpath(name) for name in files}
-    for path in outputs:
-        if path is None:
-            continue
+    places = [path for path in outputs if path is not None]
+    for path in places:
         check_place(path)
-        place = os.path.realpath(path)
-        if place in taken:
-            raise OptionsError("is read or written already by this command: give the output another name", path)
-        taken.add(place)
+        check_no_bundle(path)
+    check_apart(places, files)
+
+
+def check_no_bundle(out: Path) -> None:
+    """Refuse a place in a bundle: with one more file there, the bundle would not be read again.
+
+    Raises:
+        OptionsError: the place is a bundle, or lies in one at any depth.
+    """
+    from bce.engine.network.bundle import MANIFEST
+
+    real = Path(os.path.realpath(out))
+    for folder in (real, *real.parents):
+        if (folder / MANIFEST).is_file():
+            raise OptionsError(f"lies in the bundle {folder}, to which nothing is to be added: choose another", out)
 
 
 def check_out_folder(out: Path) -> None:
-    """Refuse a folder that could not be made or written to.
+    """Refuse a folder that could not be made or written to, or lies in a bundle.
 
     Raises:
-        OptionsError: it is a file, or the nearest folder above that exists cannot be written to.
+        OptionsError: it is a file or in a bundle, or the nearest folder above that exists cannot be written to.
     """
+    check_no_bundle(out)
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise OptionsError("is a file, expected a folder" if there == out.absolute() else f"{there} is a file", out)

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from bce.engine.commands import flags
 from bce.engine.commands.main import run_command
+from bce.engine.screen import printable
 
 NAME = "bce-tools"
 COMMANDS = {
@@ -44,7 +45,7 @@ def _run(arguments: Sequence[str]) -> None:
         parser.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
     for line in args.run(args):
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

@@ -40,12 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=float, default=defaults.weight_decay, help="(default: %(default)s)")
     add("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     add("--no-site-check", action="store_true", help="do not train again with sites held out")
-    add(
-        "--score-shifts",
-        default="1",
-        metavar="S",
-        help="out-of-fold scores are a mean over these shifts of a window, as bce-infer --shifts (default: 1)",
-    )
+    about = "out-of-fold scores are a mean over these shifts of a window: "
+    flags.add_shifts(parser, "1", "1", "--score-shifts", about)
     add(
         "--score-heads",
         type=int,

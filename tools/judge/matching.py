@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.engine.arrays import read_arrays
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.recording import Recording
 from bce.engine.tables.scores import ScoreTable, read_scores
@@ -105,19 +106,12 @@ def read_table(text: str) -> ScoreTable:
             raise OptionsError("is a .npz file: name the array of scores too, as FILE.npz:ARRAY", text)
         return read_scores(text)
     path = Path(name)
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            for needed in ("row_ids", "classes", array):
-                if needed not in content:
-                    raise TableError(f"has no array '{needed}', it has {', '.join(content.files)}", path)
-            names = [content["row_ids"], content["classes"]]
-            found = content[array]
-    except TableError:
-        raise
-    except OSError as error:
-        raise TableError(f"cannot be read ({error.strerror or error})", path) from None
-    except Exception:  # zipfile, its decompressors, numpy and the parser of its headers each have their own
-        raise TableError("is not a .npz file of plain arrays", path) from None
+    content = read_arrays(path, "a .npz file of plain arrays")
+    for needed in ("row_ids", "classes", array):
+        if needed not in content:
+            raise TableError(f"has no array '{needed}', it has {', '.join(content)}", path)
+    names = [content["row_ids"], content["classes"]]
+    found = content[array]
     if any(of.ndim != 1 or of.dtype.kind != "U" for of in names) or found.dtype.kind not in "fiub":
         raise TableError(f"expected texts in row_ids and classes, a row each, and numbers in {array}", path)
     ids, classes = (tuple(of.tolist()) for of in names)

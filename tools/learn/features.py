@@ -244,12 +244,27 @@ def clip_features(
     table = read_features(clips.paths, bundle, cache, options, quiet=quiet)
     features, places = table.per_recording()
     labels = tuple(clips.labels[place] for place in places)
-    for path, label in zip(clips.paths, clips.labels, strict=True):
-        if path in table.failed and label not in labels:
+    check_classes(clips, table.failed)
+    return ClipFeatures(features, labels, table.failed)
+
+
+def check_classes(clips: Clips, failed: Mapping[Path, str]) -> None:
+    """Refuse clips that leave a class without one that can be read.
+
+    Args:
+        clips: the recordings.
+        failed: those that could not be read, and why.
+
+    Raises:
+        OptionsError: naming the class and its first clip.
+    """
+    pairs = list(zip(clips.paths, clips.labels, strict=True))
+    readable = {label for path, label in pairs if path not in failed}
+    for path, label in pairs:
+        if label not in readable:
             count = clips.labels.count(label)
             raise OptionsError(
-                f"{table.failed[path]}; none of the {count} clips of the class '{label}' can be read: mend them, or "
+                f"{failed[path]}; none of the {count} clips of the class '{label}' can be read: mend them, or "
                 "take the class out",
                 path,
             )
-    return ClipFeatures(features, labels, table.failed)

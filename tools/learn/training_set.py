@@ -14,7 +14,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.tables.schema import row_id, whole_chunk_s
 from bce.tools.data.datasets import CLIP_S, TAXONOMY, Clips, Soundscapes, read_clips, read_dataset
 from bce.tools.learn.examples import Examples
-from bce.tools.learn.features import FeatureOptions, FeatureTable, read_features
+from bce.tools.learn.features import FeatureOptions, FeatureTable, check_classes, read_features
 
 OWN_WINDOW = (0.0,)
 """The shifts of a chunk's own window alone."""
@@ -60,7 +60,8 @@ def read_training_set(
         rule: how to read sites from the names of soundscapes.
 
     Raises:
-        OptionsError: nothing there is labelled, or the bundle's chunks are not whole seconds long.
+        OptionsError: nothing there is labelled, a class has no clip that can be read, or the bundle's chunks are not
+            whole seconds long.
         TableError: a table is not what it should be, or labels windows of another length than the bundle's.
     """
     clips: Clips | None
@@ -85,6 +86,8 @@ def read_training_set(
         of_source = []
         for one in (own, *shifted):
             table = read_features(source.paths, bundle, cache, one, quiet=quiet)
+            if isinstance(source, Clips) and train is None:  # else the windows may have the class
+                check_classes(source, table.failed)
             examples, row_ids = (
                 _of_clips(source, table, classes) if isinstance(source, Clips) else _of_windows(source, table, classes)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from support.labels import A
 
+from bce.engine.geometry import parse_shifts
+from bce.tools.commands import train
 from bce.tools.commands.tools import COMMANDS, main
 
 RUN = [sys.executable, "-m", "bce.tools.commands.tools"]
@@ -87,3 +91,51 @@ def test_ctrl_c_is_one_line_and_leaves_whole_files(tmp_path: Path, jobs: str) ->
     assert 0 < len(names) < 2000
     assert all(name.endswith(".ogg") for name in names)
     assert len((out / "test_labels.csv").read_text().splitlines()) <= 1 + len(names)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["priors", "labels.csv", "--taxonomy=taxonomy.csv", "--out=b/priors.npz"],
+        ["tune", "--scores=s.csv", "labels.csv", "--taxonomy=taxonomy.csv", "--out=b/post.json"],
+        ["evaluate", "s.csv", "labels.csv", "--json=b/e.json"],
+        ["evaluate", "s.csv", "labels.csv", "--per-class=link/c.csv"],
+        ["synth", "--out=b/deep/new"],
+        ["train", "d", "--out=b"],
+        ["probe", "d", "--out=b/probe"],
+        ["backbone", "d", "--out=b/net.onnx"],
+        ["features", "d", "--cache=b/cache"],
+    ],
+)
+def test_nothing_is_added_to_a_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    if arguments[0] in ("train", "probe", "backbone"):
+        pytest.importorskip("torch", reason="needs the extra bce[tools]")
+    monkeypatch.chdir(tmp_path)
+    Path("b").mkdir()
+    Path("link").symlink_to("b")
+    Path("b/bundle.json").write_text("{}")
+    assert main(arguments) == 2
+    assert f"lies in the bundle {tmp_path}/b, to which nothing is to be added" in capsys.readouterr().err
+    assert [path.name for path in Path("b").iterdir()] == ["bundle.json"]
+
+
+def test_score_shifts_may_begin_with_a_minus() -> None:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    given = parser.parse_args(["d", "--out", "o", "--score-shifts", "-1,0,1"])
+    assert parse_shifts(given.score_shifts) == (-1.0, 0.0, 1.0)
+    assert parse_shifts(parser.parse_args(["d", "--out", "o"]).score_shifts) == (0.0,)
+
+
+def test_lines_hold_nothing_that_a_terminal_obeys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text(f"filename,start,end,primary_label\n{A}.ogg,0,5,\n{A}.ogg,5,10,x\n")
+    Path("taxonomy.csv").write_text("primary_label,scientific_name,common_name,class_name\nx,Rana rana,frog,Amphibia\n")
+    assert main(["priors", "labels.csv", "--taxonomy=taxonomy.csv", "--out=p\x1b[31m.npz"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "wrote p\\x1b[31m.npz" in out

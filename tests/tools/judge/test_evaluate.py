@@ -121,8 +121,8 @@ def test_the_gain_is_paired_and_rows_may_be_in_another_order(
         (["--unseen-sites=S08,S22"], "all sites (S08, S22) are said to be unseen"),
         (["--per-class=no/such.csv"], "no/such.csv: its folder does not exist"),
         (["--json=no/such.json"], "no/such.json: its folder does not exist"),
-        (["--json=s.csv"], "s.csv: is read or written already by this command"),
-        (["--json=new.json", "--per-class=./new.json"], "new.json: is read or written already by this command"),
+        (["--json=s.csv"], "s.csv: is to be read (s.csv)"),
+        (["--json=new.json", "--per-class=./new.json"], "are both to be written"),
         (["--resamples=0"], "resamples is 0, it must be 1 to 100000"),
     ],
 )

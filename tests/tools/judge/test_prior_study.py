@@ -192,7 +192,7 @@ def test_excluded_groups_may_be_given_again_and_with_commas(folder: Path, capsys
         (["--evaluate=s.csv", "--strengths=nan"], "prior strength known is nan"),
         (["--evaluate=s.csv", "--shrinkage=hour=8,hour=9"], "shrinkage 'hour=8,hour=9' is not like"),
         (["--out=no/such.npz", "--taxonomy=taxonomy.csv"], "no/such.npz: its folder does not exist"),
-        (["--out=labels.csv", "--taxonomy=taxonomy.csv"], "labels.csv: is read or written already"),
+        (["--out=labels.csv", "--taxonomy=taxonomy.csv"], "labels.csv: is to be read (labels.csv)"),
     ],
 )
 def test_command_refuses(

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra bce[tools]
 pytest.importorskip("matplotlib", reason="its pictures need the extra bce[tools]")
 
 from sklearn.metrics import roc_auc_score  # noqa: E402
+from support.sounds import write_sound  # noqa: E402
 
 from bce.engine.errors import OptionsError, TableError  # noqa: E402
 from bce.engine.network.bundle import Bundle  # noqa: E402
@@ -321,3 +322,13 @@ def test_labels_of_windows_that_the_network_does_not_hear_are_refused(tmp_path: 
     table.write_text(f"{header}\n{first.replace('00:00:05', '00:00:03')}\n")
     with pytest.raises(TableError, match="labels windows of 3 s, the network hears 5 s"):
         read_training_set(tmp_path / "d", Bundle.load(DEFAULT_BUNDLE), tmp_path / "cache")
+
+
+def test_a_class_of_which_no_clip_can_be_read_is_refused(tmp_path: Path) -> None:
+    for name in ("frog", "owl"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+    write_sound(tmp_path / "d" / "frog" / "1.wav", 5.0, 1)
+    (tmp_path / "d" / "owl" / "1.wav").write_bytes(b"no sound")
+    with pytest.raises(OptionsError, match="none of the 1 clips of the class 'owl' can be read") as caught:
+        read_training_set(tmp_path / "d", Bundle.load(DEFAULT_BUNDLE), tmp_path / "cache")
+    assert "owl/1.wav: " in str(caught.value)
