@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -89,6 +90,10 @@ def _check_place(options: ExportOptions) -> None:
             raise BundleError(f"is to be written, and is or holds the input {given}: choose another place", out)
         if source in place.parents and source.is_dir():
             raise BundleError(f"lies in the input {given}: choose another place", out)
+    for given in (*options.check_audio, *options.calibrate):
+        source = Path(os.path.realpath(given))
+        if place in (source, *source.parents):
+            raise BundleError(f"is to be written, and is or holds the recordings {given}: choose another place", out)
     for folder in place.parents:
         if (folder / MANIFEST).is_file():
             raise BundleError(f"lies in the bundle {folder}: choose another place", out)
@@ -101,6 +106,17 @@ def _check_place(options: ExportOptions) -> None:
         raise BundleError("is there and is not a bundle: choose another place, it is left alone", out)
     if not options.force:
         raise BundleError("is there already: choose another place, or --force to replace it", out)
+    if strange := _not_of_the_bundle(out):
+        raise BundleError(f"holds {strange[0]}, which is no part of the bundle and would be deleted: move it away", out)
+
+
+def _not_of_the_bundle(folder: Path) -> list[str]:
+    """What lies in a bundle's folder and is none of its files."""
+    try:
+        files = set(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        files = {CLASSES, PRIORS, PARITY, *(path.name for path in folder.glob("*.onnx"))}
+    return sorted(set(os.listdir(folder)) - files - {MANIFEST})
 
 
 def _export(source: PerchSource, options: ExportOptions, given: Given, say: Say) -> Bundle:

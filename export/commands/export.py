@@ -9,6 +9,7 @@ from pathlib import Path
 from bce.engine.commands.flags import add_version
 from bce.engine.commands.main import run_command
 from bce.engine.errors import OptionsError
+from bce.engine.screen import printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +94,7 @@ def _info(folder: Path) -> None:
     from bce.export.commands.info import info_lines
 
     for line in info_lines(Bundle.load(folder)):
-        print(line)
+        print(printable(line))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -122,7 +123,7 @@ def _export(args: argparse.Namespace) -> None:
         any_backbone=args.any_backbone,
         force=args.force,
     )
-    export_bundle(options, lambda line: print(line, flush=True))
+    export_bundle(options, lambda line: print(printable(line), flush=True))
 
 
 def parse_blocks(text: str | None) -> tuple[int, ...] | None:

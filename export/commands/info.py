@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from bce.engine.errors import BundleError
 from bce.engine.network.bundle import PARITY, Bundle
 from bce.engine.network.manifest import Manifest
 from bce.export.perch.download import published_name
@@ -78,11 +80,17 @@ def _score(manifest: Manifest) -> str:
     return f"{score.output}, {spaces[score.space]}{constant}"
 
 
-def _parity_lines(bundle: Bundle) -> Iterator[str]:
+def _parity_lines(bundle: Bundle) -> list[str]:
     path = bundle.file(PARITY)
     if path is None:
-        return
-    parity = json.loads(path.read_text(encoding="utf-8"))
+        return []
+    try:
+        return list(_described_parity(json.loads(path.read_text(encoding="utf-8"))))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise BundleError("is no report of a proof: export the bundle again", path) from None
+
+
+def _described_parity(parity: Any) -> Iterator[str]:
     yield f"  parity       {parity['status']}, {len(parity['comparisons'])} comparisons"
     yield from _parity_table(parity["comparisons"])
     if (int8 := parity.get("int8")) is not None:
@@ -99,7 +107,8 @@ def _parity_table(comparisons: Sequence[dict[str, object]]) -> Iterator[str]:
     worst: dict[tuple[object, object], dict[bool, float]] = {}
     for row in comparisons:
         value = row["max_abs" if row["measure"] == "spectrogram" else "relative_l2"]
-        assert isinstance(value, float)
+        if not isinstance(value, float):
+            raise TypeError(value)
         cell = worst.setdefault((row["measure"], row["output"]), {})
         natural = bool(row["natural"])
         cell[natural] = max(cell.get(natural, 0.0), value)

@@ -347,11 +347,11 @@ def test_a_stopped_run_writes_what_it_has(small_bundle: Bundle, tmp_path: Path) 
     def stop_soon(engine: Engine) -> None:
         compute = engine.compute
 
-        def counted(*args):
+        def counted(*args, **more):
             done.append(1)
             if len(done) == 3:
                 engine.stop("interrupted by SIGINT")
-            return compute(*args)
+            return compute(*args, **more)
 
         engine.compute = counted  # type: ignore[method-assign]
 
@@ -373,11 +373,11 @@ def test_a_crash_leaves_no_half_table_and_what_stood_there_before(small_bundle: 
     def crash_late(engine: Engine) -> None:
         compute = engine.compute
 
-        def counted(*args):
+        def counted(*args, **more):
             done.append(1)
             if len(done) == 3:
                 raise MemoryError("no room")
-            return compute(*args)
+            return compute(*args, **more)
 
         engine.compute = counted  # type: ignore[method-assign]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -265,6 +266,22 @@ def test_a_head_of_another_network_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", "{}", '{"status": "x", "comparisons": 3}', '{"status": "x", "comparisons": [{}]}']
+)
+def test_info_of_a_damaged_proof_is_one_line(
+    content: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    (copy / "parity.json").write_text(content)
+    manifest = json.loads((copy / "bundle.json").read_text())
+    manifest["files"]["parity.json"] = sha256(copy / "parity.json")
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    assert main(["--info", str(copy)]) == 2
+    assert "parity.json: is no report of a proof" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("quick")
 def test_an_existing_bundle_is_replaced_only_by_force(
     small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -272,14 +289,19 @@ def test_an_existing_bundle_is_replaced_only_by_force(
     out = tmp_path / "bundle"
     arguments = ["--perch", str(small_onnx), "--blocks", "0", "--out", str(out)]
     assert main(arguments) == 0
-    (out / "extra").write_text("of the old one")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert main(arguments) == 2
     assert "--force" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "recording.wav").write_text("of somebody")
+    assert main([*arguments, "--force"]) == 2
+    assert "holds recording.wav, which is no part of the bundle" in capsys.readouterr().err
+    assert main([*arguments, "--force", "--check-audio", str(out / "recording.wav")]) == 2
+    assert "is or holds the recordings" in capsys.readouterr().err
+    assert (out / "recording.wav").read_text() == "of somebody"
+    (out / "recording.wav").unlink()
     assert main([*arguments[:3], "1", *arguments[4:], "--force"]) == 0
     assert Bundle.load(out).manifest.output_names == ("block_1",)
-    assert not (out / "extra").exists()
     assert os.listdir(tmp_path) == ["bundle"]
 
 
