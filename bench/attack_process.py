@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,8 +52,17 @@ class Ended:
 def start(arguments: Sequence[str | os.PathLike[str]]) -> subprocess.Popen[bytes]:
     """Start ``bce-infer``; its standard error is kept for :func:`ended`."""
     return subprocess.Popen(
-        infer_command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        infer_command(*arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=_hear_hangups,
     )
+
+
+def _hear_hangups() -> None:
+    """An attack may itself run under nohup, whose children ignore that signal as they should."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def ended(process: subprocess.Popen[bytes], limit_s: float) -> Ended:
