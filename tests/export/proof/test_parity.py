@@ -132,6 +132,16 @@ def test_a_dead_network_is_refused_although_it_agrees(
         report.require()
 
 
+@pytest.mark.parametrize("share", [0.67, 1.0])
+def test_logits_of_a_head_may_be_constant_but_not_all(true_report: ParityReport, share: float) -> None:
+    report = replace(true_report, constant={"block_24": 0.0, "logits": share})
+    if share < 1:
+        report.require()
+    else:
+        with pytest.raises(ParityError, match=r"logits \(100%\)"):
+            report.require()
+
+
 def test_a_wrong_weight_is_named_from_its_block_on(
     candidate: parity.Candidate, reference: Reference, inputs: list[CheckInput], tmp_path: Path
 ) -> None:
