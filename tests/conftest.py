@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from importlib import util
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,12 @@ from support.once import made_once
 # its share of them by spinning
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# whoever starts the tests in the background or under nohup has these ignored, and so would the programs that they start
+if os.name != "nt" and threading.current_thread() is threading.main_thread():
+    for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_number) == signal.SIG_IGN:
+            signal.signal(_number, _handler)
 
 # tests look at graphs with ONNX Runtime itself, which bce imports in one room that sets this
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
