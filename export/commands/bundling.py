@@ -37,7 +37,7 @@ from bce.export.perch.download import resolve
 from bce.export.perch.exact import Exact, exact_log_mel, prepared
 from bce.export.perch.graph import export_backbone, output_widths, pointwise_block
 from bce.export.perch.sources import PerchSource, read_source
-from bce.export.perch.weights import MOST_ZEROS, zeroed_kernels
+from bce.export.perch.weights import MOST_ZEROS, zeroed_arrays
 from bce.export.proof.calibration import Int8, calibration_inputs, quantize_within_limits
 from bce.export.proof.comparison import ParityReport
 from bce.export.proof.gates import Limits
@@ -151,8 +151,8 @@ def _export(source: PerchSource, options: ExportOptions, given: Given, say: Say)
 
 
 def _check_zeros(source: PerchSource, say: Say) -> None:
-    """Refuse a file with a kernel of zeros: such a block may hear nothing while the others do."""
-    for name, share in zeroed_kernels(source.weights).items():
+    """Refuse a file with a kernel or a scale of zeros: such a block may hear nothing while the others do."""
+    for name, share in zeroed_arrays(source.weights).items():
         if share > MOST_ZEROS:
             raise ExportError(f"{name}: {share:.0%} of its numbers are 0, the file is damaged", source.path)
         if not source.lossy:

@@ -86,7 +86,7 @@ def _parity_lines(bundle: Bundle) -> list[str]:
         return []
     try:
         return list(_described_parity(json.loads(path.read_text(encoding="utf-8"))))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise BundleError("is no report of a proof: export the bundle again", path) from None
 
 

@@ -45,11 +45,14 @@ def take_off_sigmoid(model: onnx.ModelProto) -> bool:
 def check_range(outputs: NDArray[np.floating]) -> None:
     """Refuse outputs [windows, classes] that look like probabilities, whatever operators they were computed with.
 
+    Args:
+        outputs: of features drawn at random, which real ones need not resemble.
+
     Raises:
         ExportError: all of them lie within 0..1.
     """
     if outputs.size and outputs.min() >= 0 and outputs.max() <= 1:
         raise ExportError(
-            f"its outputs lie within {outputs.min():.2g}..{outputs.max():.2g} on all check windows: they are "
+            f"its outputs lie within {outputs.min():.2g}..{outputs.max():.2g} on random features: they are "
             "probabilities, logits are expected; save it without its last function"
         )

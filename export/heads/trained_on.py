@@ -76,7 +76,8 @@ def sample_features(
 def compare_networks(fold: Fold, network: Network, insist: bool = False) -> str:
     """What is to be said of a head and of the network that it goes onto.
 
-    A head of an earlier version says no more than its bundle's identity, which other outputs change as well.
+    A head of an earlier version says no more than its bundle's identity, which other outputs and another version's
+    export change as well.
 
     Args:
         fold: the head.
@@ -94,7 +95,9 @@ def compare_networks(fold: Fold, network: Network, insist: bool = False) -> str:
         }
         worst = max(distances, key=lambda name: distances[name])
         if distances[worst] <= LIMIT:
-            return f"{_name(fold)} was trained on this network: its features differ by {distances[worst]:.0e} at most"
+            return (
+                f"{_name(fold)} was trained on this network: its features differ by {_short(distances[worst])} at most"
+            )
         found = (
             f"was trained on another network, or with another preparation: {worst} of the sample window differs by "
             f"{distances[worst]:.2g} (relative L2, allowed {LIMIT:g})"
@@ -104,7 +107,7 @@ def compare_networks(fold: Fold, network: Network, insist: bool = False) -> str:
             return f"{_name(fold)} was trained on this network: its bundle had the same identity"
         found = (
             f"was trained on a bundle of the identity {identity[:12]}..., this one's is {network.identity[:12]}...: "
-            "that is another network, or other blocks"
+            "that is another network, other blocks, or another version's export"
         )
     else:
         return f"{_name(fold)} does not say which network it was trained on: whether it is this one is not checked"
@@ -116,6 +119,10 @@ def compare_networks(fold: Fold, network: Network, insist: bool = False) -> str:
 def _relative_l2(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
     distance = float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-30))
     return distance if np.isfinite(distance) else float("inf")
+
+
+def _short(distance: float) -> str:
+    return f"{distance:.0e}" if distance else "0"
 
 
 def _name(fold: Fold) -> str:

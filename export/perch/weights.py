@@ -172,13 +172,24 @@ def check(weights: Weights, source: str | None = None) -> Weights:
 
 
 MOST_ZEROS = 0.9
-"""The largest share of zeros that a kernel of a trained network may have; rounding to 8 bits makes some of them."""
+"""The largest share of zeros that a kernel or a scale of a trained network may have; rounding to 8 bits makes some."""
 FEW_ZEROS = 0.001
 """The share of zeros from which on they are worth a word: a trained kernel in float32 has hardly any."""
 
 
-def zeroed_kernels(weights: Weights) -> dict[str, float]:
-    """The share of zeros of each kernel with more than a few, by its name: "block 7, expand kernel"."""
-    kernels = {f"{part}, {name}": a for part, name, a in weights.arrays() if name.endswith(("kernel", "prototypes"))}
-    shares = {name: 1.0 - np.count_nonzero(array) / array.size for name, array in kernels.items()}
-    return {name: share for name, share in shares.items() if share > FEW_ZEROS}
+def zeroed_arrays(weights: Weights) -> dict[str, float]:
+    """The share of zeros of each array with more than a few, by its name: "block 7, expand kernel".
+
+    Kernels and the scales behind them: zeros in either are zeros in their product. A prototype's strength may be 0, all
+    of them cannot. Biases and shifts may be zeros.
+    """
+    shares = {
+        (part, name): 1.0 - np.count_nonzero(array) / array.size
+        for part, name, array in weights.arrays()
+        if name.endswith(("kernel", "scale", "prototypes", "strength"))
+    }
+    return {
+        f"{part}, {name}": share
+        for (part, name), share in shares.items()
+        if share > FEW_ZEROS and (share == 1 or not name.endswith("strength"))
+    }

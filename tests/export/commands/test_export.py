@@ -382,6 +382,28 @@ def test_a_source_that_cannot_run_is_said_so(small_weights: Weights, tmp_path: P
     assert [(output.name, output.kind) for output in manifest.outputs] == [("embedding", "embedding")]
 
 
+def test_zeros_behind_a_kernel_are_refused_as_well(small_weights: Weights, tmp_path: Path) -> None:
+    """A residual block whose scale is 0 passes its input on, and every later output still hears."""
+
+    def check(weights: Weights) -> list[str]:
+        lines: list[str] = []
+        bundling._check_zeros(Source(tmp_path / "x.onnx", "0" * 64, "onnx", "unknown", "", weights), lines.append)
+        return lines
+
+    blocks = list(small_weights.blocks)
+    project = blocks[20].project
+    blocks[20] = replace(blocks[20], project=replace(project, scale=np.zeros_like(project.scale)))
+    with pytest.raises(ExportError, match=r"x.onnx: block 20, project scale: 100% of its numbers are 0"):
+        check(replace(small_weights, blocks=tuple(blocks)))
+    prototypes = small_weights.prototypes
+    assert prototypes is not None
+    strength = np.zeros_like(prototypes.strength)
+    with pytest.raises(ExportError, match=r"x.onnx: classifier, prototype strength: 100% of its numbers are 0"):
+        check(replace(small_weights, prototypes=replace(prototypes, strength=strength)))
+    strength[0] = 1  # prototypes that weigh nothing are for training to decide
+    assert check(replace(small_weights, prototypes=replace(prototypes, strength=strength))) == []
+
+
 def test_a_kernel_of_zeros_is_refused_and_some_zeros_are_said(small_weights: Weights, tmp_path: Path) -> None:
     def source(share: float) -> Source[Weights]:
         block = small_weights.blocks[7]

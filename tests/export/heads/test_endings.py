@@ -63,7 +63,7 @@ def test_probabilities_are_told_by_their_range() -> None:
     logits = np.array([[0.2, 0.9], [0.4, 1.5]])
     check_range(logits)
     check_range(-logits)
-    with pytest.raises(ExportError, match=r"within 0.2..1 on all check windows: they are probabilities"):
+    with pytest.raises(ExportError, match=r"within 0.2..1 on random features: they are probabilities"):
         check_range(np.minimum(logits, 1))
 
 

@@ -56,6 +56,10 @@ def test_the_same_network_takes_a_head(factor: float) -> None:
     assert "fold_1.pt was trained on this network" in compare_networks(head(SAMPLE), network(factor))
 
 
+def test_no_difference_is_said_plainly() -> None:
+    assert compare_networks(head(SAMPLE), network()).endswith("its features differ by 0 at most")
+
+
 @pytest.mark.parametrize("factor", [1.3, -1.0, float("nan")])
 def test_another_network_does_not(factor: float) -> None:
     with pytest.raises(OptionsError, match=r"another network, or with another preparation.*--any-backbone") as raised:
@@ -69,7 +73,9 @@ def test_a_head_of_an_earlier_version_is_known_by_its_bundles_identity() -> None
     assert "same identity" in compare_networks(old, network(identity="a" * 64))
     with pytest.raises(OptionsError, match=r"aaaaaaaaaaaa.*bbbbbbbbbbbb.*--any-backbone"):
         compare_networks(old, network(identity="b" * 64))
-    assert "another network, or other blocks" in compare_networks(old, network(identity="b" * 64), insist=True)
+    assert "another network, other blocks, or another version's export" in compare_networks(
+        old, network(identity="b" * 64), insist=True
+    )
 
 
 def test_a_head_that_says_nothing_is_said_so() -> None:
