@@ -73,7 +73,8 @@ class ParityReport:
         comparisons: all of them.
         limits: what was allowed.
         int8: what :meth:`bce.export.proof.calibration.Quality.to_dict` says; None without an int8 backbone.
-        constant: the share of each output's numbers that are the same on all windows.
+        constant: the share of each output's numbers, and of a trained head's logits, that are the same on all windows.
+        heads: the files of the trained head's folds.
     """
 
     source: str
@@ -84,6 +85,7 @@ class ParityReport:
     limits: Limits = DEFAULT_LIMITS
     int8: dict[str, Any] | None = None
     constant: dict[str, float] = field(default_factory=dict)
+    heads: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[Comparison, ...]:
@@ -113,11 +115,10 @@ class ParityReport:
         Raises:
             ParityError: listing every failing output with its worst difference, or those that do not hear.
         """
-        # a head that was trained on few classes may well have constant logits for the others: only all are too many
         dead = [
             f"{name} ({share:.0%})"
             for name, share in self.constant.items()
-            if share > CONSTANT_SHARE and (name != LOGITS or share == 1)
+            if name != LOGITS and share > CONSTANT_SHARE
         ]
         if dead:
             raise ParityError(
@@ -125,6 +126,13 @@ class ParityReport:
                 f"noise among them: {', '.join(dead)}; the file is damaged, or its weights are not those of a trained "
                 "network",
                 self.source,
+            )
+        # a head that was trained on few classes may well have constant logits for the others: only all are too many
+        if self.constant.get(LOGITS) == 1:
+            raise ParityError(
+                f"its numbers do not depend on the sound, all {LOGITS} are the same for all check windows, silence and "
+                "noise among them; the head is damaged, or was not trained",
+                ", ".join(self.heads) or self.source,
             )
         worst: dict[tuple[str, str], Comparison] = {}
         for failure in self.failures:

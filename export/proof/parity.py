@@ -125,7 +125,14 @@ def prove(
     ]
     frontend = {"kind": candidate.frontend.kind, **candidate.frontend.settings}
     return ParityReport(
-        source, frontend, reference is not None, structure, tuple(comparisons), limits, constant=proof.constant()
+        source,
+        frontend,
+        reference is not None,
+        structure,
+        tuple(comparisons),
+        limits,
+        constant=proof.constant(),
+        heads=tuple(str(fold.path) for fold in candidate.folds if fold.path is not None),
     )
 
 

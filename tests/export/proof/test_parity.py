@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="exports need the extra bce[export]")
 
@@ -138,7 +139,7 @@ def test_logits_of_a_head_may_be_constant_but_not_all(true_report: ParityReport,
     if share < 1:
         report.require()
     else:
-        with pytest.raises(ParityError, match=r"logits \(100%\)"):
+        with pytest.raises(ParityError, match="all logits are the same"):
             report.require()
 
 
@@ -297,8 +298,8 @@ class Doubling:
         write_doubling(path, blocks["block_21"], 2.0)
 
 
-def write_doubling(path: Path, width: int, factor: float) -> None:
-    matrix = (factor * np.eye(width)[:, :3]).astype(np.float32)
+def write_doubling(path: Path, width: int, factor: float | NDArray[np.float64]) -> None:
+    matrix = (factor * np.eye(width))[:, :3].astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["block_21", "m"], ["logits"])],
         "head",
@@ -319,6 +320,34 @@ def test_any_trained_head_is_proven(
     report = parity.prove(replace(candidate, head=tmp_path / "h.onnx", folds=(fold,)), None, inputs[:1])
     assert {(c.measure, c.against, c.limit) for c in report.comparisons} == {("head", "by hand", 1e-5)}
     assert bool(report.failures) != passed
+
+
+class Deaf(Doubling):
+    """The same, of which all classes but the first few have no weight."""
+
+    def __init__(self, hearing: int) -> None:
+        self.hears = torch.arange(3) < hearing
+
+    def __call__(self, features: Sequence[torch.Tensor], /) -> torch.Tensor:
+        return super().__call__(features) * self.hears
+
+
+@pytest.mark.parametrize("hearing", [1, 0])
+def test_a_head_is_refused_by_its_own_name_where_no_class_hears(
+    hearing: int, candidate: parity.Candidate, inputs: list[CheckInput], tmp_path: Path
+) -> None:
+    width = candidate.widths["block_21"]
+    write_doubling(tmp_path / "h.onnx", width, 2.0 * (np.arange(width) < hearing))
+    fold = HeadCheckpoint(Deaf(hearing), ("a", "b", "c"), {"block_21": width}, "none", path="in/fold_1.pt")
+    with_head = replace(candidate, head=tmp_path / "h.onnx", folds=(fold,))
+    report = parity.prove(with_head, None, inputs, "small.onnx")
+    assert report.constant["logits"] == pytest.approx(1 - hearing / 3)
+    if hearing:
+        report.require()
+        return
+    with pytest.raises(ParityError, match="do not depend on the sound, all logits") as raised:
+        report.require()
+    assert raised.value.path == "in/fold_1.pt"
 
 
 def test_any_trained_head_writes_its_own_graph(candidate: parity.Candidate, tmp_path: Path) -> None:
