@@ -104,16 +104,15 @@ class Scheduler:
                     last = part.last
                     yield part
         finally:
-            over.set()
-            watcher.join()
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
-            while not self._stop.abandon and self._workers:
+            while not self._stop.abandon and self._workers and watcher.is_alive():
                 self._workers[0].join(_POLL_S)
                 with self._changed:
                     self._workers = [worker for worker in self._workers if worker.is_alive()]
-                    self._look()
+            over.set()
+            watcher.join()
 
     def _start_worker(self) -> None:
         worker = threading.Thread(target=self._work, name=f"{THREAD_PREFIX}worker", daemon=True)
@@ -148,7 +147,6 @@ class Scheduler:
             self._wanted = index
             self._changed.notify_all()
             while True:
-                self._look()
                 if self._crash is not None:
                     raise self._crash
                 if self._stop.reason is not None:
@@ -186,7 +184,6 @@ class Scheduler:
         """The job whose next audio block this worker shall decode; None when there is nothing left to do."""
         with self._changed:
             while True:
-                self._look()
                 if self._closed or self._crash is not None or self._stop.reason is not None:
                     return None
                 for job in self._jobs.values():
