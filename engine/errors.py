@@ -25,6 +25,11 @@ def one_line(text: str, most: int = MOST_SHOWN) -> str:
     return short if short.isprintable() else repr(short)[1:-1]
 
 
+def first_line(error: Exception, most: int) -> str:
+    """What a library says first of an error of its own; its kind where it says nothing."""
+    return one_line(next(iter(str(error).splitlines()), type(error).__name__), most)
+
+
 def shown(value: object) -> str:
     """A value of unknown origin for a message: texts in quotes, lists and objects by their kind only."""
     if isinstance(value, Mapping):

@@ -133,6 +133,12 @@ class Bundle:
         return self.manifest.identity
 
 
+def bundle_around(place: str | os.PathLike[str]) -> Path | None:
+    """The bundle that a place is, or lies in at any depth; None where there is none."""
+    real = Path(os.path.realpath(place))
+    return next((folder for folder in (real, *real.parents) if (folder / MANIFEST).is_file()), None)
+
+
 def _inside(folder: Path, name: str) -> Path:
     """The file of this name in a folder, which may be a link to another file in it and to nowhere else.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.errors import BundleError, one_line
+from bce.engine.errors import BundleError, first_line, one_line
 from bce.engine.network.onnx_runtime import ort
 
 _QUIET = 4
@@ -34,7 +34,7 @@ def open_session(graph: str | os.PathLike[str] | bytes) -> ort.InferenceSession:
     try:
         return _open(graph if isinstance(graph, bytes) else os.fspath(graph), options)
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        raise BundleError(f"cannot be loaded by ONNX Runtime: {_first_line(error)}", path) from error
+        raise BundleError(f"cannot be loaded by ONNX Runtime: {first_line(error, 300)}", path) from error
 
 
 def check_nodes(session: ort.InferenceSession, path: str | os.PathLike[str], *, one_window: bool) -> None:
@@ -82,7 +82,7 @@ def run_session(
     try:
         found: list[NDArray[np.float32]] = session.run(list(widths), dict(feed))
     except Exception as error:
-        raise BundleError(f"fails when it runs: {_first_line(error)}", path) from error
+        raise BundleError(f"fails when it runs: {first_line(error, 300)}", path) from error
     windows = len(next(iter(feed.values())))
     for (name, width), values in zip(widths.items(), found, strict=True):
         if values.shape != (windows, width):
@@ -116,10 +116,6 @@ def open_stock(path: str | os.PathLike[str], threads: int) -> ort.InferenceSessi
     options = _options()
     options.intra_op_num_threads = threads
     return _open(os.fspath(path), options)
-
-
-def _first_line(error: Exception) -> str:
-    return one_line(next(iter(str(error).splitlines()), type(error).__name__), most=300)
 
 
 def _options() -> ort.SessionOptions:

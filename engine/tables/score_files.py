@@ -24,7 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bce.engine.errors import TableError, has_controls, one_line, shown
+from bce.engine.errors import TableError, first_line, has_controls, one_line, shown
 from bce.engine.files import Beside
 from bce.engine.tables.schema import BATCH_BYTES, META, ROW_ID, batch_rows, check_format
 
@@ -73,7 +73,7 @@ class ScoreFile:
                 parts.append(batch.column(0).cast(pa.string()))
                 parts[-1].validate(full=True)
             except pa.ArrowException as error:
-                raise TableError(f"has a row id that is no text ({_first_line(error)})", self.path) from None
+                raise TableError(f"has a row id that is no text ({first_line(error, 200)})", self.path) from None
         ids = pa.concat_arrays(parts)
         if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
             raise TableError("has a row without a row id", self.path)
@@ -94,7 +94,7 @@ class ScoreFile:
             try:
                 columns = [c.cast(pa.float64()).to_numpy(zero_copy_only=False) for c in batch.columns]
             except pa.ArrowException as error:
-                raise TableError(f"has a score that is not a number ({_first_line(error)})", self.path) from None
+                raise TableError(f"has a score that is not a number ({first_line(error, 200)})", self.path) from None
             scores = np.stack(columns).T
             if not np.isfinite(scores).all():
                 row, column = np.argwhere(~np.isfinite(scores))[0]
@@ -129,11 +129,7 @@ class ScoreFile:
         except Exception as error:  # of damaged bytes: Arrow's own, and those of what it calls
             if "Empty CSV file" in str(error):
                 return
-            raise TableError(f"is not a score table, or damaged ({_first_line(error)})", self.path) from None
-
-
-def _first_line(error: Exception) -> str:
-    return one_line(next(iter(str(error).splitlines()), type(error).__name__), most=200)
+            raise TableError(f"is not a score table, or damaged ({first_line(error, 200)})", self.path) from None
 
 
 def _csv_header(path: Path) -> list[str]:
@@ -153,7 +149,7 @@ def _parquet_header(path: Path) -> list[str]:
         schema = pq.read_schema(path)
         names = [str(name) for name in schema.names]
     except Exception as error:  # as above
-        raise TableError(f"is not a parquet file, or damaged ({_first_line(error)})", path) from None
+        raise TableError(f"is not a parquet file, or damaged ({first_line(error, 200)})", path) from None
     for name, kind in zip(names, schema.types, strict=True):
         if name == ROW_ID:
             text = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -15,7 +15,7 @@ from bce.engine.errors import BundleError, ExportError
 from bce.engine.files import folder_beside, sha256, write_text
 from bce.engine.frontends import perch
 from bce.engine.frontends.base import make_frontend
-from bce.engine.network.bundle import CLASSES, HEAD, MANIFEST, PARITY, PRIORS, Bundle
+from bce.engine.network.bundle import CLASSES, HEAD, MANIFEST, PARITY, PRIORS, Bundle, bundle_around
 from bce.engine.network.manifest import (
     Head,
     HeadKind,
@@ -94,9 +94,8 @@ def _check_place(options: ExportOptions) -> None:
         source = Path(os.path.realpath(given))
         if place in (source, *source.parents):
             raise BundleError(f"is to be written, and is or holds the recordings {given}: choose another place", out)
-    for folder in place.parents:
-        if (folder / MANIFEST).is_file():
-            raise BundleError(f"lies in the bundle {folder}: choose another place", out)
+    if (around := bundle_around(place.parent)) is not None:
+        raise BundleError(f"lies in the bundle {around}: choose another place", out)
     there = next(folder for folder in place.parents if os.path.lexists(folder))
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise BundleError(f"cannot be written: {there} is not a folder that can be written to", out)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.damage import damaged
 
 from bce.engine.errors import ExportError, OptionsError
 from bce.export.heads.base import TrainedHead
@@ -159,17 +160,7 @@ def test_no_damage_of_a_keras_file_ends_in_a_traceback(
     capfd.readouterr()
     refusals = []
     for trial in range(24):
-        content = bytearray(whole)
-        start = int(rng.integers(len(whole)))
-        if trial % 4 == 0:
-            del content[start:]
-        elif trial % 4 == 1:
-            content[start] ^= 1 << int(rng.integers(8))
-        elif trial % 4 == 2:
-            content[start : start + 99] = rng.bytes(99)
-        else:
-            content = bytearray(rng.bytes(int(rng.integers(400))))
-        path.write_bytes(content)
+        path.write_bytes(damaged(whole, trial, rng))
         try:
             found = load_tensorflow_head(path)([torch.from_numpy(features[name]) for name in widths])
         except ExportError as error:

@@ -96,12 +96,11 @@ def check_no_bundle(out: Path) -> None:
     Raises:
         OptionsError: the place is a bundle, or lies in one at any depth.
     """
-    from bce.engine.network.bundle import MANIFEST
+    from bce.engine.network.bundle import bundle_around
 
-    real = Path(os.path.realpath(out))
-    for folder in (real, *real.parents):
-        if (folder / MANIFEST).is_file():
-            raise OptionsError(f"lies in the bundle {folder}, to which nothing is to be added: choose another", out)
+    folder = bundle_around(out)
+    if folder is not None:
+        raise OptionsError(f"lies in the bundle {folder}, to which nothing is to be added: choose another", out)
 
 
 def check_out_folder(out: Path) -> None:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.audio.recordings import audio_files
-from bce.engine.errors import OptionsError, TableError
+from bce.engine.errors import OptionsError, TableError, one_line
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.data.labels import WindowLabels, read_labels
-from bce.tools.data.tables import read_table, shortened
+from bce.tools.data.tables import read_table
 
 TAXONOMY = "taxonomy.csv"
 TRAIN = "train.csv"
@@ -227,7 +227,8 @@ def _label_list(text: str, line: int, table: Path) -> frozenset[str]:
     """Labels out of a Python list as text, "['abc', 'def']"; nothing and "['']" are none."""
     if text.strip() and not _LIST.fullmatch(text.strip()):
         raise TableError(
-            f"line {line} has the secondary labels {shortened(text)!r}, expected a list such as ['abc', 'def']", table
+            f"line {line} has the secondary labels {one_line(text, 40)!r}, expected a list such as ['abc', 'def']",
+            table,
         )
     return frozenset(label[1:-1] for label in _LABEL.findall(text)) - {""}
 
@@ -235,5 +236,5 @@ def _label_list(text: str, line: int, table: Path) -> frozenset[str]:
 def _check_there(paths: Sequence[Path], table: Path) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        first = shortened(str(missing[0]), 300)
+        first = one_line(str(missing[0]), 300)
         raise TableError(f"names {len(missing)} of {len(paths)} recordings that are not there, first {first}", table)

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.audio.names import BIRDCLEF, NameRule
-from bce.engine.errors import TableError
+from bce.engine.errors import TableError, one_line
 from bce.engine.recording import Recording
 from bce.engine.tables.schema import row_id
-from bce.tools.data.tables import read_table, shortened
+from bce.tools.data.tables import read_table
 
 COLUMNS = ("filename", "start", "end", "primary_label")
 SEVERAL_LABELS = "several labels go into one field, joined by semicolons (a;b)"
@@ -142,9 +142,9 @@ def read_labels(path: str | os.PathLike[str], rule: NameRule = BIRDCLEF) -> Wind
 def _seconds(text: str, line: int, path: Path) -> int:
     parts = text.strip().split(":")
     if not (1 <= len(parts) <= 3 and all(part.isascii() and part.isdigit() for part in parts)):
-        raise TableError(f"line {line} has the time '{shortened(text)}', expected HH:MM:SS", path)
+        raise TableError(f"line {line} has the time '{one_line(text, 40)}', expected HH:MM:SS", path)
     if max(map(len, parts)) > MOST_DIGITS:
-        raise TableError(f"line {line} has the time '{shortened(text)}', which no recording is as long as", path)
+        raise TableError(f"line {line} has the time '{one_line(text, 40)}', which no recording is as long as", path)
     seconds = 0
     for part in parts:
         seconds = 60 * seconds + int(part)

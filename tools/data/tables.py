@@ -41,9 +41,3 @@ def read_table(
             about = f"line {line} has {len(row)} fields, the header has {len(header)}"
             raise TableError(f"{about}{': ' + hint if hint and len(row) > len(header) else ''}", path)
         yield line, dict(zip(header, row, strict=True))
-
-
-def shortened(text: str, most: int = 40) -> str:
-    """A value for a message: printable, and only its beginning where it is long."""
-    begin = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
-    return begin if len(text) <= most else f"{begin}..."

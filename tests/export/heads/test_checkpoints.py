@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.damage import damaged
 
 torch = pytest.importorskip("torch", reason="heads need the extra bce[export]")
 
@@ -127,17 +128,7 @@ def test_no_damage_ends_in_a_traceback_or_in_other_numbers(
         expected = saved.head(features())
     refusals = []
     for trial in range(80):
-        content = bytearray(whole)
-        start = int(rng.integers(len(whole)))
-        if trial % 4 == 0:
-            del content[start:]
-        elif trial % 4 == 1:
-            content[start] ^= 1 << int(rng.integers(8))
-        elif trial % 4 == 2:
-            content[start : start + 99] = rng.bytes(99)
-        else:
-            content = bytearray(rng.bytes(int(rng.integers(400))))
-        path.write_bytes(content)
+        path.write_bytes(damaged(whole, trial, rng))
         try:
             loaded = load_checkpoint(path)
         except ExportError as error:
