@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.compiled.network import open_network
+from bce.engine.compiled.network import CompiledNetwork
 from bce.engine.errors import OptionsError, one_line
 from bce.engine.network.backbone import BackboneForm
 from bce.engine.network.bundle import bundle_around
@@ -43,7 +43,8 @@ class CompiledBackbone:
     ) -> None:
         if objects is not None:
             check_objects(objects)
-        self._network = open_network(read_layers(path), precision, objects)
+        folders = () if objects is None else (objects,)
+        self._network = CompiledNetwork(read_layers(path), precision, folders)
         if list(self._network.widths.items()) != list(widths.items()):
             found = _shown(self._network.widths)
             raise NotTheSameError(f"gives {found} when it is compiled, expected {_shown(widths)}", path)

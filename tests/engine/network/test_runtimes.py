@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ class Kernels:
         assert path == self.bundle.backbone()
         return "layers"
 
-    def open_network(self, layers: Any, precision: str, objects: Path | None = None) -> Kernels:
+    def open_network(self, layers: Any, precision: Any, folders: Sequence[Path] = ()) -> Kernels:
         assert layers == "layers"
-        self.opened.append((precision, objects))
+        self.opened.append((precision, next(iter(folders), None)))
         if self.refuses is not None:
             raise self.refuses
         self.form = Form(isa="avx2", precision=precision, cpu="made-up", origin="cache")
@@ -83,7 +83,7 @@ class Kernels:
 @pytest.fixture
 def kernels(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     made = Kernels(bundle)
-    monkeypatch.setattr(compiled_backbone, "open_network", made.open_network)
+    monkeypatch.setattr(compiled_backbone, "CompiledNetwork", made.open_network)
     monkeypatch.setattr(compiled_backbone, "read_layers", made.read_layers)
     monkeypatch.delenv("BCE_OBJECTS", raising=False)
     return made
