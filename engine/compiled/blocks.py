@@ -22,7 +22,7 @@ from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
 from bce.engine.compiled.layers import Block, Layers
-from bce.engine.compiled.maps import SIZES, Map, vectors_of
+from bce.engine.compiled.maps import Map, vectors_of
 from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, packed_taps, padded
 from bce.engine.compiled.plan import BlockPlan, Precision, panels_of
 from bce.engine.compiled.writer import Writer

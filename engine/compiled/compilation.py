@@ -71,8 +71,7 @@ class Code:
         library = llvm()
         try:
             empty = library.parse_assembly("", library.create_context())
-            # llvmlite's own manager of memory keeps code and constants so close that each can address the other
-            self._engine = library.create_mcjit_compiler(empty, _machine(library), use_lmm=True)
+            self._engine = library.create_mcjit_compiler(empty, _machine(library), use_lmm=False)
             self._engine.add_object_file(library.ObjectFileRef.from_data(content))
             self._engine.finalize_object()
         except (RuntimeError, ValueError) as error:

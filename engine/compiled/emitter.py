@@ -12,11 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 INT, FLOAT, POINTER = "i64", "float", "ptr"
-HEADER = 'target triple = "{triple}"\n'
-ATTRIBUTES = (
-    'nounwind "target-cpu"="{cpu}" "target-features"="{features}" "prefer-vector-width"="512" '
-    '"denormal-fp-math"="preserve-sign"'
-)
+TRIPLE = "x86_64-unknown-linux-gnu"
+"""The one system that there is code for; spelled the same by every version of LLVM, as code is found by its text."""
 
 
 def float_literal(number: float) -> str:
@@ -194,7 +191,7 @@ class Function:
 
     @contextmanager
     def loop(self, count: Value | int, carried: Sequence[Value] = (), step: int = 1) -> Iterator[Loop]:
-        """Count from 0 below ``count``. The body runs at least once; it says with :meth:`Loop.carry` what it changed."""
+        """Count from 0 below ``count``, once at least. The body says with :meth:`Loop.carry` what it changed."""
         self._names += 1
         number, before = self._names, self._block
         self.line(f"br label %L{number}")
@@ -240,14 +237,19 @@ class Module:
         self.declared[name] = f"declare {kind} @{name}({', '.join(arguments)})"
 
     def text(self) -> str:
-        """The IR, but for the triple and the CPU: see :data:`HEADER` and :data:`ATTRIBUTES`."""
+        """The IR, but for the system and the CPU: see :func:`ir_for`."""
         return "\n\n".join(["\n".join(self.declared.values()), *self.functions.values()]) + "\n"
 
 
-def ir_for(text: str, triple: str, cpu: str, features: str) -> str:
-    """The IR of a module for a CPU."""
-    attributes = ATTRIBUTES.format(cpu=cpu, features=features)
-    return HEADER.format(triple=triple) + text + f"\nattributes #0 = {{ {attributes} }}\n"
+def ir_for(text: str, attributes: str) -> str:
+    """The IR of a module for a CPU.
+
+    Args:
+        text: of the module, see :meth:`Module.text`.
+        attributes: which instructions the functions may use, see :attr:`bce.engine.compiled.targets.Target.attributes`.
+    """
+    common = 'nounwind "denormal-fp-math"="preserve-sign"'
+    return f'target triple = "{TRIPLE}"\n{text}\nattributes #0 = {{ {common} {attributes} }}\n'
 
 
 def _type(argument: str) -> str:

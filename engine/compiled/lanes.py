@@ -9,6 +9,7 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
+
 from bce.engine.compiled.emitter import FLOAT, Function, Value, vector
 
 IsaName = Literal["avx512", "avx2"]

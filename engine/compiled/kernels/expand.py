@@ -1,7 +1,7 @@
 """Products that end in swish: the stem, a block's expansion, the head's convolution.
 
-    for row: for tile of the row:
-        sums = bias + weights x pixels;  output = swish(sums)
+for row: for tile of the row:
+    sums = bias + weights x pixels;  output = swish(sums)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Squeeze and excitation: from a map's sums to a factor for each channel.
 
-    hidden = swish(reduce x sums / pixels + bias);  gate = sigmoid(expand x hidden + bias)
+hidden = swish(reduce x sums / pixels + bias);  gate = sigmoid(expand x hidden + bias)
 """
 
 from __future__ import annotations
