@@ -96,7 +96,7 @@ def logits(prototypes: Prototypes, embedding: Floats) -> Floats:
 # random networks ------------------------------------------------------------------------------------------------------
 
 SWISHED = 1.7
-"""Times a product's weights that keeps numbers at about 1 behind a swish: its mean square of a normal number is 0.35."""
+"""Times a product's weights: keeps numbers at about 1 behind a swish, whose mean square of a normal number is 0.35."""
 GATED = 3.4
 """The same behind a gate that is about a half."""
 
@@ -182,7 +182,7 @@ def random_spatial(
     scale: float,
     edges: bool,
 ) -> Spatial:
-    """With ``edges`` a map of as many positions as there are, over the stride; else with any zeros on the four sides."""
+    """With ``edges`` a map of as many positions as the input has, over the stride; else any zeros on the four sides."""
     half = kernel // 2
     padding: Padding
     if edges and stride == 1:
