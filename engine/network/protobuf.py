@@ -55,6 +55,8 @@ def varint(content: Content, at: int, end: int) -> tuple[int, int]:
     Raises:
         ValueError: it does not end.
     """
+    if at < end and content[at] < 0x80:  # nearly all are of one byte
+        return content[at], at + 1
     value = 0
     for place, position in enumerate(range(at, min(end, at + _MOST_VARINT))):
         byte = content[position]
