@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bce.engine.errors import BundleError
+from bce.engine.network.protobuf import STRETCH, VARINT, Content, fields
 
 TENSOR = "TensorProto"
 DATA_LOCATION, EXTERNAL = 14, 1
@@ -37,7 +40,21 @@ MESSAGES: dict[str, dict[int, str]] = {
 """The messages of ``onnx.proto`` that hold tensors: field number -> the message in it."""
 
 DEEPEST = 100
-_MOST_VARINT = 10
+
+
+@contextmanager
+def reading_graph(file: Path) -> Iterator[None]:
+    """Whatever goes wrong while a graph is read, in one line.
+
+    Raises:
+        BundleError: naming the file; for every ``ValueError``, and where it cannot be read.
+    """
+    try:
+        yield
+    except ValueError:
+        raise BundleError("is not an ONNX graph, or cut short: export the bundle again", file) from None
+    except OSError as error:
+        raise BundleError(f"cannot be read ({error.strerror})", file) from None
 
 
 def check_self_contained(path: str | os.PathLike[str]) -> None:
@@ -47,61 +64,34 @@ def check_self_contained(path: str | os.PathLike[str]) -> None:
         BundleError: naming the file.
     """
     file = Path(path)
-    try:
+    with reading_graph(file):
         if not file.stat().st_size:
             raise BundleError("is empty, expected an ONNX graph", file)
         with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             apart = has_external_data(content)
-    except ValueError:
-        raise BundleError("is not an ONNX graph, or cut short: export the bundle again", file) from None
-    except OSError as error:
-        raise BundleError(f"cannot be read ({error.strerror})", file) from None
     if apart:
         raise BundleError("keeps weights in another file, which nothing vouches for: export it again", file)
 
 
-def has_external_data(content: bytes | mmap.mmap) -> bool:
+def has_external_data(content: Content) -> bool:
     """Whether any tensor of a serialised ``ModelProto`` names a place outside of it.
 
     Raises:
         ValueError: the bytes are no protobuf message.
     """
-    message, at, end = "ModelProto", 0, len(content)
-    around: list[tuple[str, int, int]] = []
-    while at < end or around:
-        if at == end:
-            message, at, end = around.pop()
-            continue
-        tag, at = _varint(content, at, end)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(content, at, end)
-            if message == TENSOR and number == DATA_LOCATION and value & 0xFFFFFFFF == EXTERNAL:
+    around = [("ModelProto", fields(content, 0, len(content)))]
+    while around:
+        message, rest = around[-1]
+        for number, form, value, end in rest:
+            if message == TENSOR and form == VARINT and number == DATA_LOCATION and value & 0xFFFFFFFF == EXTERNAL:
                 return True
-        elif wire == 2:
-            size, at = _varint(content, at, end)
-            if message == TENSOR and number == EXTERNAL_DATA:
+            if message == TENSOR and form == STRETCH and number == EXTERNAL_DATA:
                 return True
-            if number in MESSAGES[message] and at + size <= end:
-                around.append((message, at + size, end))
-                message, end = MESSAGES[message][number], at + size
-            else:
-                at += size
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
+            if form == STRETCH and number in MESSAGES[message]:
+                around.append((MESSAGES[message][number], fields(content, value, end)))
+                break
         else:
-            raise ValueError("a group, or no type of field")
-        if at > end or len(around) > DEEPEST:
-            raise ValueError("a field beyond the end, or nested deeper than protobuf reads")
+            around.pop()
+        if len(around) > DEEPEST + 1:
+            raise ValueError("nested deeper than protobuf reads")
     return False
-
-
-def _varint(content: bytes | mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """A number of protobuf's variable length, and where it ends."""
-    value = 0
-    for place, position in enumerate(range(at, min(end, at + _MOST_VARINT))):
-        byte = content[position]
-        value |= (byte & 0x7F) << (7 * place)
-        if byte < 0x80:
-            return value, position + 1
-    raise ValueError("a number without an end")

@@ -21,6 +21,7 @@ from bce.engine.errors import BceError, BundleError, TableError
 from bce.engine.network.default import DEFAULT_BUNDLE
 from bce.engine.network.manifest import Manifest
 from bce.engine.network.onnx_file import check_self_contained
+from bce.engine.network.onnx_graph import read_graph
 from bce.engine.post.options import tuned_options
 from bce.engine.post.priors import Priors
 from bce.engine.tables.scores import read_scores
@@ -85,6 +86,7 @@ PARSERS = {
     "arrays": Parser(lambda path: read_arrays(path, "arrays"), "npz", plain_npz),
     "manifest": Parser(manifest, "json", (DEFAULT_BUNDLE / "bundle.json").read_bytes),
     "graph": Parser(check_self_contained, "onnx", graph),
+    "nodes of a graph": Parser(read_graph, "onnx", graph),
 }
 LONG = [b"9" * 5000, b"a" * 140_000]
 BITS = st.lists(st.sampled_from([*LONG, b",", b'"', b"\n", b"_", b"\0", b"\xff", b"nan", b"(", b"1"]))

@@ -1,0 +1,300 @@
+"""An exported graph as the layers of an MBConv network, if it is exactly that.
+
+Known is the canonical graph that ``bce-export`` writes: a stem, MBConv blocks with their gates, perhaps a head and a
+ProtoPNet classifier; what is put out are means of maps, maps, and the classifier's logits. Recognised is who feeds
+whom, never a name. Every node must have its place and every input and attribute be what the layers say; a graph in
+which anything else is found (another activation, int8, a dilation) is refused, and runs in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.engine.compiled.layers import Array, Block, Gate, Layers, Padding, Pointwise, Prototypes, Spatial, Tap, TapKind
+from bce.engine.errors import BceError, one_line
+from bce.engine.network.graph_matching import ONNX, Misfit, Nodes, refuse
+from bce.engine.network.onnx_graph import FLOAT32, Attribute, Graph, Node, read_graph
+
+OPSET = 18
+"""The version of ONNX' operators that the canonical graph is written for: others may mean something else."""
+
+
+class NotMbconv(BceError):
+    """A graph is no canonical MBConv network, which is no fault of it: it runs in ONNX Runtime."""
+
+
+def read_layers(path: str | os.PathLike[str]) -> Layers:
+    """The layers of a graph, with its weights as views of the mapped file (:func:`~.onnx_graph.read_graph`).
+
+    Raises:
+        BundleError: the file cannot be read, is damaged, or no ONNX file.
+        NotMbconv: it is another graph; naming the file and the node that does not fit.
+    """
+    graph = read_graph(path)
+    try:
+        return recognised(graph)
+    except Misfit as misfit:
+        raise NotMbconv(f"is no MBConv network that is known: {misfit}", path) from None
+
+
+def recognised(graph: Graph) -> Layers:
+    """The layers of a graph.
+
+    Raises:
+        Misfit: it has other ones, or others beside them; naming the node that does not fit.
+    """
+    if {version for domain, version in graph.opsets.items() if domain in ONNX} != {OPSET}:
+        raise Misfit(f"it is not written for version {OPSET} of ONNX' operators")
+    if graph.more:
+        raise Misfit("it has functions or sparse tensors")
+    return _Network(graph).layers()
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A value of the graph: [batch, channels, height, width]."""
+
+    value: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """A convolution as it stands in the graph: weight [out, in of a group, kernel, kernel]."""
+
+    node: Node
+    weight: Array
+    bias: Array
+    group: int
+    stride: int
+    padding: Padding
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it is a product at every position."""
+        return self.weight.shape[2:] == (1, 1) and (self.group, self.stride, self.padding) == (1, 1, (0, 0, 0, 0))
+
+
+class _Network:
+    """The nodes of a graph, read from its input on."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._nodes = Nodes(graph)
+        self._taps: dict[str, Tap] = {}
+
+    def layers(self) -> Layers:
+        given = x = self._input()
+        stem, x = self._spatial(self._next(x), x)
+        blocks: list[Block] = []
+        head = prototypes = None
+        while head is None and self._nodes.only(x.value, "Conv"):
+            expand, inner = self._expand(x)
+            if expand is not None and self._nodes.only(inner.value, "Conv") is None:
+                head, x = expand, inner
+            else:
+                block, x = self._block(x, expand, inner)
+                self._find_taps(x, "block", len(blocks))
+                blocks.append(block)
+        if not blocks:
+            raise Misfit(f"{self._nodes.made(x.value)} is followed by no block")
+        if head is not None:
+            self._find_taps(x, "embedding")
+            if self._nodes.users(x.value, "ReduceL2"):
+                prototypes = self._prototypes(x)
+        for node in self._nodes.left:
+            refuse(node, "has no place in one")
+        return Layers((given.height, given.width), stem, tuple(blocks), self._outputs(), head, prototypes)
+
+    def _input(self) -> _Map:
+        """The one input [batch, height, width], as a map of one channel."""
+        if len(self._graph.inputs) != 1:
+            raise Misfit(f"it has {len(self._graph.inputs)} inputs, expected one")
+        (given,) = self._graph.inputs
+        sizes = [size for size in (given.shape or ())[1:] if isinstance(size, int) and size > 0]
+        if given.type != FLOAT32 or given.shape is None or len(given.shape) != 3 or len(sizes) != 2:
+            raise Misfit(f"its input '{one_line(given.name)}' is not float32 [batch, height, width]")
+        node = self._nodes.user(given.name, "Unsqueeze")
+        if self._nodes.integers(node, 1) != (1,):
+            refuse(node, f"adds the axes {list(self._nodes.integers(node, 1))}, expected [1]")
+        return _Map(self._nodes.take(node, [given.name, node.inputs[1]]), 1, *sizes)
+
+    def _outputs(self) -> tuple[Tap, ...]:
+        for output in self._graph.outputs:
+            if output.name not in self._taps:
+                made = self._nodes.made(output.name)
+                raise Misfit(f"{made} makes the output '{one_line(output.name)}', expected a map, its mean or logits")
+        return tuple(self._taps[output.name] for output in self._graph.outputs)
+
+    def _find_taps(self, x: _Map, kind: TapKind, block: int = -1) -> None:
+        """Note a map and each mean of it, which may be outputs."""
+        self._taps[x.value] = Tap(x.value, kind, block, pooled=False)
+        for pool in self._nodes.users(x.value, "GlobalAveragePool"):
+            mean = self._nodes.take(pool, [x.value])
+            for node in self._nodes.users(mean, "Reshape"):
+                name = self._reshaped(node, mean, -1, x.channels)
+                self._taps[name] = Tap(name, kind, block)
+
+    # layers -----------------------------------------------------------------------------------------------------------
+
+    def _expand(self, x: _Map) -> tuple[Pointwise | None, _Map]:
+        """A pointwise convolution of a map and its swish, where it has one, and what comes out of them."""
+        conv = self._next(x)
+        if not conv.pointwise:
+            return None, x
+        expand, y = self._pointwise(conv, x)
+        return expand, self._swish(y)
+
+    def _block(self, x: _Map, expand: Pointwise | None, inner: _Map) -> tuple[Block, _Map]:
+        """The rest of a block behind its expansion, and the block's map."""
+        conv = self._next(inner)
+        if conv.group != len(conv.weight):
+            refuse(conv.node, f"has {conv.group} groups, expected one for each of its {len(conv.weight)} channels")
+        depthwise, y = self._spatial(conv, inner)
+        gate, y = self._gate(y)
+        project, y = self._pointwise(self._next(y), y)
+        add = self._nodes.both(x.value, y.value, "Add")
+        if add is not None:
+            if replace(x, value="") != replace(y, value=""):
+                refuse(add, "adds maps of different shapes")
+            y = replace(y, value=self._nodes.take(add, add.inputs))
+        return Block(expand, depthwise, gate, project, add is not None), y
+
+    def _gate(self, x: _Map) -> tuple[Gate, _Map]:
+        nodes = self._nodes
+        mean = _Map(nodes.take(nodes.user(x.value, "GlobalAveragePool"), [x.value]), x.channels, 1, 1)
+        reduce, squeezed = self._pointwise(self._next(mean), mean)
+        squeezed = self._swish(squeezed)
+        expand, factor = self._pointwise(self._next(squeezed), squeezed)
+        return Gate(reduce, expand), self._times_sigmoid(x, factor)
+
+    def _swish(self, x: _Map) -> _Map:
+        return self._times_sigmoid(x, x)
+
+    def _times_sigmoid(self, x: _Map, factor: _Map) -> _Map:
+        """A map times the sigmoid of one that has its shape, or 1 x 1 positions."""
+        sigmoid = self._nodes.take(self._nodes.user(factor.value, "Sigmoid"), [factor.value])
+        product = self._nodes.both(x.value, sigmoid, "Mul")
+        if product is None:
+            product = self._nodes.user(sigmoid, "Mul")
+            refuse(product, f"does not multiply '{one_line(sigmoid)}' and '{one_line(x.value)}'")
+        return replace(x, value=self._nodes.take(product, product.inputs))
+
+    def _pointwise(self, conv: _Conv, x: _Map) -> tuple[Pointwise, _Map]:
+        if not conv.pointwise:
+            refuse(conv.node, "is no pointwise convolution, which is expected there")
+        out, channels = conv.weight.shape[:2]
+        value = self._take(conv, x, channels)
+        return Pointwise(conv.weight.reshape(out, channels), conv.bias), _Map(value, out, x.height, x.width)
+
+    def _spatial(self, conv: _Conv, x: _Map) -> tuple[Spatial, _Map]:
+        """A convolution of one input channel for each output channel with its swish, and what comes out of them."""
+        if conv.weight.shape[1] != 1:
+            refuse(conv.node, f"joins {conv.weight.shape[1]} channels, expected one")
+        value = self._take(conv, x, conv.group)
+        spatial = Spatial(conv.weight[:, 0], conv.bias, conv.stride, conv.padding)
+        height, width = spatial.size(x.height, x.width)
+        if min(height, width) < 1:
+            refuse(conv.node, f"makes a map of {height} x {width}")
+        return spatial, self._swish(_Map(value, len(conv.bias), height, width))
+
+    def _next(self, x: _Map) -> _Conv:
+        """The convolution of a map: with a square kernel, the same stride along both axes, and a bias."""
+        node = self._nodes.user(x.value, "Conv")
+        weight = self._nodes.weights(node, 1, None, None, None, None)
+        bias = self._nodes.weights(node, 2, len(weight))
+        stride, pads = node.attributes.get("strides", (1, 1)), node.attributes.get("pads", (0, 0, 0, 0))
+        group = node.attributes.get("group", 1)
+        if 0 in weight.shape or weight.shape[2] != weight.shape[3]:
+            refuse(node, f"has weights {list(weight.shape)}, expected a square kernel")
+        if not isinstance(stride, tuple) or len(stride) != 2 or stride[0] != stride[1] or stride[0] < 1:
+            refuse(node, "has strides that are not one number for both axes")
+        if not isinstance(pads, tuple) or len(pads) != 4 or min(pads) < 0:
+            refuse(node, "has pads that are not four numbers from 0 on")
+        if not isinstance(group, int):
+            refuse(node, "has a group that is no number")
+        return _Conv(node, weight, bias, group, stride[0], (pads[0], pads[1], pads[2], pads[3]))
+
+    def _take(self, conv: _Conv, x: _Map, channels: int) -> str:
+        """Take a convolution of a map, whose weights are for so many channels, and name its output."""
+        node = conv.node
+        if channels != x.channels:
+            refuse(node, f"has weights for {channels} channels, expected {x.channels}")
+        fixed: dict[str, Attribute] = {"dilations": (1, 1), "kernel_shape": conv.weight.shape[2:]}
+        present = {name: value for name, value in fixed.items() if name in node.attributes}
+        free = ("strides", "pads", "group")
+        return self._nodes.take(node, [x.value, *node.inputs[1:3]], free, auto_pad=b"NOTSET", **present)
+
+    # the classifier ---------------------------------------------------------------------------------------------------
+
+    def _prototypes(self, x: _Map) -> Prototypes:
+        """The classifier on the head's map, and its logits as what may be an output."""
+        nodes = self._nodes
+        length = self._reduced(x.value, "ReduceL2", 1, keepdims=1)
+        longer = nodes.user(length, "Add")
+        epsilon = self._number(longer, length)
+        divided = nodes.user(x.value, "Div")
+        unit = nodes.take(divided, [x.value, nodes.take(longer, [length, longer.inputs[1]])])
+        rows = self._reshape(unit, -1, x.channels, x.height * x.width)
+        rows = nodes.take(nodes.user(rows, "Transpose"), [rows], perm=(0, 2, 1))
+        product = nodes.user(rows, "MatMul")
+        vectors = nodes.weights(product, 1, x.channels, None)
+        best = self._reduced(nodes.take(product, [rows, product.inputs[1]]), "ReduceMax", 1)
+        node = nodes.user(best, "Reshape")
+        shape = nodes.integers(node, 1)
+        if len(shape) != 3 or shape[0] != -1 or min(shape[1:]) < 1 or shape[1] * shape[2] != vectors.shape[1]:
+            refuse(node, f"has the shape {list(shape)}, expected [-1, classes, prototypes of a class]")
+        best = self._reshaped(node, best, *shape)
+        weighted = nodes.user(best, "Mul")
+        strength = nodes.weights(weighted, 1, *shape[1:])
+        logits = self._reduced(nodes.take(weighted, [best, weighted.inputs[1]]), "ReduceSum", 2)
+        shifted = nodes.user(logits, "Add")
+        bias = nodes.weights(shifted, 1, shape[1])
+        logits = nodes.take(shifted, [logits, shifted.inputs[1]])
+        members = None
+        if gather := nodes.only(logits, "Gather"):
+            members, logits = self._members(gather, logits, classes=shape[1])
+        self._taps[logits] = Tap(logits, "label")
+        return Prototypes(vectors, strength, bias, members, epsilon)
+
+    def _members(self, gather: Node, logits: str, classes: int) -> tuple[NDArray[np.int64], str]:
+        """Places of logits [outputs, most members], and the largest of each row."""
+        nodes = self._nodes
+        places = nodes.integers(gather, 1)
+        if not places or min(places) < 0 or max(places) >= classes:
+            refuse(gather, f"takes places outside 0..{classes - 1}")
+        chosen = nodes.take(gather, [logits, gather.inputs[1]], axis=1)
+        node = nodes.user(chosen, "Reshape")
+        shape = nodes.integers(node, 1)
+        if len(shape) != 3 or shape[0] != -1 or min(shape[1:]) < 1 or shape[1] * shape[2] != len(places):
+            refuse(node, f"has the shape {list(shape)}, expected [-1, outputs, members]")
+        largest = self._reduced(self._reshaped(node, chosen, *shape), "ReduceMax", 2)
+        return np.array(places, np.int64).reshape(shape[1:]), largest
+
+    def _number(self, node: Node, value: str) -> float:
+        """The constant that is added to a value: a number above 0."""
+        added = self._nodes.weights(node, 1)
+        if not added > 0:
+            refuse(node, f"adds {float(added)} to '{one_line(value)}', expected a number above 0")
+        return float(added)
+
+    def _reduced(self, value: str, operator: str, axis: int, keepdims: int = 0) -> str:
+        node = self._nodes.user(value, operator)
+        if self._nodes.integers(node, 1) != (axis,):
+            refuse(node, f"goes over the axes {list(self._nodes.integers(node, 1))}, expected [{axis}]")
+        return self._nodes.take(node, [value, node.inputs[1]], keepdims=keepdims, noop_with_empty_axes=0)
+
+    def _reshape(self, value: str, *shape: int) -> str:
+        return self._reshaped(self._nodes.user(value, "Reshape"), value, *shape)
+
+    def _reshaped(self, node: Node, value: str, *shape: int) -> str:
+        """Take a Reshape to this shape; none of its sizes is 0, so that ``allowzero`` says nothing."""
+        if self._nodes.integers(node, 1) != shape:
+            refuse(node, f"has the shape {list(self._nodes.integers(node, 1))}, expected {list(shape)}")
+        return self._nodes.take(node, [value, node.inputs[1]], ("allowzero",))
