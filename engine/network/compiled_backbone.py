@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.engine.compiled.layers import Layers
 from bce.engine.compiled.network import CompiledNetwork
+from bce.engine.compiled.plan import Precision
 from bce.engine.errors import OptionsError, one_line
 from bce.engine.network.backbone import BackboneForm
 from bce.engine.network.bundle import bundle_around
 from bce.engine.network.checking import NotTheSameError, hold_to
-from bce.engine.network.mbconv import read_layers
 from bce.engine.network.rows import check_rows
 
 
@@ -23,28 +25,26 @@ class CompiledBackbone:
 
     Args:
         path: the float32 graph, inputs [batch, height, width] -> outputs [batch, width].
+        layers: the same, as :func:`bce.engine.network.mbconv.read_layers` reads it.
         precision: "fp32" or "bf16".
         widths: width of each output by name, in order.
-        objects: a folder that the user names, with kernels that were compiled ahead.
+        objects: a folder that the user names, see :func:`check_objects`, with kernels that were compiled ahead.
 
     Raises:
-        NotMbconv: the graph is no network that there are kernels for.
         CompiledError: the kernels cannot be had on this CPU or in this precision.
         NotTheSameError: the kernels give other outputs than the graph.
-        OptionsError: ``objects`` is no folder, or one in a bundle.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
+        layers: Layers,
         precision: str,
         widths: Mapping[str, int],
         objects: Path | None = None,
     ) -> None:
-        if objects is not None:
-            check_objects(objects)
         folders = () if objects is None else (objects,)
-        self._network = CompiledNetwork(read_layers(path), precision, folders)
+        self._network = CompiledNetwork(layers, cast(Precision, precision), folders)
         if list(self._network.widths.items()) != list(widths.items()):
             found = _shown(self._network.widths)
             raise NotTheSameError(f"gives {found} when it is compiled, expected {_shown(widths)}", path)

@@ -10,7 +10,7 @@ from bce.engine.errors import BundleError, CompiledError, OptionsError
 from bce.engine.network.backbone import Backbone
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import NotTheSameError, check_inputs
-from bce.engine.network.mbconv import NotMbconv
+from bce.engine.network.mbconv import NotMbconv, read_layers
 from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
 
 PRECISIONS = ("fp32", "int8", "bf16")
@@ -86,11 +86,14 @@ def open_backbone(
 
 def _compiled(bundle: Bundle, precision: str, trusted: OnnxRuntimeBackbone, objects: Path | None) -> Backbone:
     """The compiled backbone, which gives what ``trusted`` gives."""
-    from bce.engine.network.compiled_backbone import CompiledBackbone
+    from bce.engine.network.compiled_backbone import CompiledBackbone, check_objects
 
+    if objects is not None:
+        check_objects(objects)
+    layers = read_layers(bundle.backbone())  # says soonest that there are no kernels
     inputs = check_inputs(bundle)
     with ThreadPoolExecutor(1) as beside:  # neither waits for the other
         expected = beside.submit(trusted.run, inputs)
-        compiled = CompiledBackbone(bundle.backbone(), precision, trusted.widths, objects)
+        compiled = CompiledBackbone(bundle.backbone(), layers, precision, trusted.widths, objects)
         compiled.check(inputs, expected.result())
     return compiled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from support.forms import assert_compiled, host
 
 from bce.engine.commands.infer import main
+from bce.engine.compiled.targets import host_target
 from bce.engine.errors import BundleError
+from bce.engine.frontends.base import KINDS
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import check_inputs
 from bce.engine.network.compiled_backbone import CompiledBackbone
@@ -112,6 +115,41 @@ def test_bfloat16_is_near_for_trained_weights(default_bundle: Bundle) -> None:
     errors = [relative_l2(found[name], want) for name, want in expected.items()]
     assert max(errors) < 0.03
     assert min(errors) > 1e-4, "this was not computed in bfloat16"
+
+
+def test_a_cpu_without_bfloat16_is_said_and_nothing_else_runs(
+    default_bundle: Bundle, soundscapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Float32 would be slower than what was asked for."""
+    plainer = replace(host(), bf16=False)
+    monkeypatch.setattr("bce.engine.compiled.loading.host_target", lambda isa: plainer)
+    assert main(["--quiet", "--precision", "bf16", str(soundscapes)]) == 2
+    said = "bce-infer: this CPU has no bfloat16 arithmetic (AVX512_BF16), so bf16 cannot run here: leave --precision at"
+    assert capsys.readouterr().err == f"{said} fp32\n"
+    monkeypatch.setattr("bce.engine.compiled.loading.host_target", lambda isa: None)
+    monkeypatch.setattr("bce.engine.compiled.loading.why_none", lambda isa: "this CPU has no AVX2, FMA")
+    assert str(Model(default_bundle).form) == "ONNX Runtime fp32, because this CPU has no AVX2, FMA"
+
+
+def test_the_smaller_form_gives_the_same_scores(default_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    if host().isa == "avx2":
+        pytest.skip("it is this CPU's only one")
+    expected = Model(default_bundle, backend="onnxruntime").features(log_mels(3))
+    monkeypatch.setattr("bce.engine.compiled.loading.host_target", lambda isa: host_target("avx2"))
+    model = Model(default_bundle)
+    assert_compiled(model.form, isa="avx2")
+    for name, found in model.features(log_mels(3)).items():
+        assert relative_l2(found, expected[name]) < 1e-5
+
+
+def test_other_families_run_in_onnx_runtime_and_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx", reason="its graph is written with onnx")
+    from support import second_family
+
+    monkeypatch.setitem(KINDS, second_family.KIND, "support.second_family")
+    form = Model(second_family.write_bundle(tmp_path / "bundle")).form
+    assert str(form).startswith("ONNX Runtime fp32, because net.onnx is no MBConv network that is known: ")
+    assert form.isa is None
 
 
 def test_windows_that_are_not_finite_or_lie_across_memory(default_bundle: Bundle) -> None:

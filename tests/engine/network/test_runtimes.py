@@ -84,7 +84,7 @@ class Kernels:
 def kernels(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     made = Kernels(bundle)
     monkeypatch.setattr(compiled_backbone, "CompiledNetwork", made.open_network)
-    monkeypatch.setattr(compiled_backbone, "read_layers", made.read_layers)
+    monkeypatch.setattr(runtimes, "read_layers", made.read_layers)
     monkeypatch.delenv("BCE_OBJECTS", raising=False)
     return made
 
