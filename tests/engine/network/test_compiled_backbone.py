@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,10 +31,37 @@ def default_bundle() -> Bundle:
     return Bundle.load(DEFAULT_BUNDLE)
 
 
-@pytest.fixture(params=["embedded", "small"])
-def bundle(request: pytest.FixtureRequest, default_bundle: Bundle) -> Bundle:
-    """The embedded model, with trained features alone; a stand-in with a label head."""
-    return default_bundle if request.param == "embedded" else request.getfixturevalue("small_bundle")
+@pytest.fixture(params=["default_bundle", "small_bundle", "old_bundle"])
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    """Every kind: blocks under a trained head, a stand-in with Perch's own classifier, the same in schema 1."""
+    found: Bundle = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def old_bundle(small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The stand-in's bundle as the first version wrote it."""
+    folder = tmp_path_factory.mktemp("old") / "bundle"
+    shutil.copytree(small_bundle.path, folder)
+    manifest = small_bundle.manifest
+    content = {
+        "schema": 1,
+        "name": "old",
+        "source": {"file": "f.onnx", "sha256": "0" * 64, "form": "onnx", "licence": "Apache-2.0"},
+        "blocks": manifest.blocks,
+        "outputs": list(manifest.output_names),
+        "head": {"kind": "perch", "folds": 0, "parameters": 0},
+        "preparation": manifest.frontend.settings["preparation"],
+        "variants": manifest.variants,
+        "files": manifest.files,
+        "parity": {},
+        "versions": {},
+        "notice": "",
+        "sample_rate": manifest.window.sample_rate,
+        "window_s": manifest.window.window_s,
+    }
+    (folder / "bundle.json").write_text(json.dumps(content))
+    return Bundle.load(folder)
 
 
 def log_mels(count: int) -> NDArray[np.float32]:
@@ -73,23 +101,23 @@ def test_the_screen_and_the_report_say_so(
     assert f"backbone: compiled fp32, {target.isa} ({target.cpu})" in capsys.readouterr().err.splitlines()
 
 
-def test_the_same_bytes_for_any_number_of_threads(bundle: Bundle, soundscapes: Path, tmp_path: Path) -> None:
-    assert_compiled(Model(bundle).form)
+def test_the_same_bytes_for_any_number_of_threads(default_bundle: Bundle, soundscapes: Path, tmp_path: Path) -> None:
+    assert_compiled(Model(default_bundle).form)
     tables: dict[int, bytes] = {}
     for threads in (1, 2, 3):
         out = tmp_path / f"{threads}.csv"
         common = ["--quiet", "--shifts", "3", "--backend", "compiled", "--threads", str(threads)]
-        assert main(["--bundle", str(bundle.path), *common, "--out", str(out), str(soundscapes)]) == 0
+        assert main(["--bundle", str(default_bundle.path), *common, "--out", str(out), str(soundscapes)]) == 0
         tables[threads] = out.read_bytes()
     assert tables[1] == tables[2] == tables[3]
 
 
-def test_scores_are_onnx_runtimes(bundle: Bundle, soundscapes: Path, tmp_path: Path) -> None:
+def test_scores_are_onnx_runtimes(default_bundle: Bundle, soundscapes: Path, tmp_path: Path) -> None:
     tables = []
     for backend in ("compiled", "onnxruntime"):
         out = tmp_path / f"{backend}.csv"
         common = ["--quiet", "--shifts", "1", "--backend", backend]
-        assert main(["--bundle", str(bundle.path), *common, "--out", str(out), str(soundscapes)]) == 0
+        assert main(["--bundle", str(default_bundle.path), *common, "--out", str(out), str(soundscapes)]) == 0
         tables.append(read_scores(out))
     assert tables[0].row_ids == tables[1].row_ids
     np.testing.assert_allclose(tables[0].scores, tables[1].scores, atol=1e-4)
