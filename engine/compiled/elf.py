@@ -38,13 +38,14 @@ _CONTENT, _SYMBOLS, _RELOCATIONS = 1, 2, 4
 _WRITTEN, _LOADED = 1, 2
 _UNDEFINED = 0
 _FUNCTION = 2
-_ABSOLUTE, _DISTANCE, _CALL = 1, 2, 4
-"""R_X86_64_64, R_X86_64_PC32 and R_X86_64_PLT32."""
+_DISTANCES = 2, 4
+"""R_X86_64_PC32 and R_X86_64_PLT32: to a place, and to a function, in 32 bits."""
 
 _LENT = ("memset", "memcpy", "memmove")
 """Functions of the C library to which LLVM makes calls of its own accord."""
 _JUMP = b"\xff\x25\0\0\0\0"
 """A jump to the address that follows it: the C library may be farther away than a call reaches."""
+_STUB = len(_JUMP) + 8
 
 
 class NativeMemory:
@@ -72,14 +73,14 @@ class NativeMemory:
     def _place(self, content: bytes) -> None:
         sections = _sections(content)
         starts, end = _layout(sections)
-        stubs = {name: end + number * (len(_JUMP) + 8) for number, name in enumerate(_LENT)}
-        self._memory = mmap.mmap(-1, end + len(_LENT) * (len(_JUMP) + 8), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        stubs = {name: end + number * _STUB for number, name in enumerate(_LENT)}
+        self._memory = mmap.mmap(-1, end + len(_LENT) * _STUB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         for number, start in starts.items():
             offset, size = int(sections[number]["offset"]), int(sections[number]["size"])
             self._memory[start : start + size] = content[offset : offset + size]
         for name, start in stubs.items():
-            self._memory[start : start + len(_JUMP) + 8] = _JUMP + _address_in_libc(name).to_bytes(8, "little")
+            self._memory[start : start + _STUB] = _JUMP + _address_in_libc(name).to_bytes(8, "little")
 
         table = sections[sections["type"] == _SYMBOLS][0]
         symbols = _table(content, table, _SYMBOL)
@@ -87,7 +88,7 @@ class NativeMemory:
         places = [_place_of(symbol, name, starts, stubs) for symbol, name in zip(symbols, names, strict=True)]
         for section in sections[sections["type"] == _RELOCATIONS]:
             if section["info"] in starts:
-                self._relocate(_table(content, section, _RELOCATION), starts[section["info"]], places, names, base)
+                self._relocate(_table(content, section, _RELOCATION), starts[section["info"]], places, names)
         self.functions = {
             name: base + place
             for symbol, name, place in zip(symbols, names, places, strict=True)
@@ -95,20 +96,15 @@ class NativeMemory:
         }
         _make_executable(base, len(self._memory))
 
-    def _relocate(
-        self, relocations: NDArray, start: int, places: list[int | None], names: list[str], base: int
-    ) -> None:
+    def _relocate(self, relocations: NDArray, start: int, places: list[int | None], names: list[str]) -> None:
         """Fill in what one section's code or constants say of other places."""
         for offset, kind, number, addend in relocations.tolist():
             place, at = places[number], start + offset
             if place is None:
                 raise CompiledError(f"the object code wants '{names[number]}', which is not in it")
-            if kind in (_DISTANCE, _CALL):
-                self._memory[at : at + 4] = (place + addend - at).to_bytes(4, "little", signed=True)
-            elif kind == _ABSOLUTE:
-                self._memory[at : at + 8] = (base + place + addend).to_bytes(8, "little")
-            else:
+            if kind not in _DISTANCES:
                 raise CompiledError(f"the object code has relocations of type {kind}, which kernels do not need")
+            self._memory[at : at + 4] = (place + addend - at).to_bytes(4, "little", signed=True)
 
 
 def _sections(content: bytes) -> NDArray:
@@ -125,7 +121,7 @@ def _layout(sections: NDArray) -> tuple[dict[int, int], int]:
         if not section["flags"] & _LOADED or not section["size"]:
             continue
         if section["flags"] & _WRITTEN:
-            raise CompiledError("the object code has variables, which threads would share")
+            raise CompiledError("the object code has variables, which threads would share, or pointers")
         if section["type"] != _CONTENT:  # tables to unwind the stack: nothing is thrown through kernels
             continue
         align = max(1, int(section["align"]))
