@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from bce.engine.compiled.elf import NativeMemory
-from bce.engine.compiled.targets import Target, llvm
+from bce.engine.compiled.targets import Target, llvm, on_known_platform, why_none
 from bce.engine.errors import CompiledError, first_line
 
 OLDEST_LLVM = 20
@@ -38,6 +38,8 @@ def assembly(ir: str, target: Target) -> str:
 
 def _emit(ir: str, target: Target, method: str) -> Any:
     library = llvm()
+    if not on_known_platform():
+        raise CompiledError(why_none())
     if library.llvm_version_info[0] < OLDEST_LLVM:
         raise CompiledError(
             f"llvmlite {version()} cannot compile the kernels, 0.45 or newer can: "

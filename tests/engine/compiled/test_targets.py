@@ -20,6 +20,7 @@ from bce.engine.compiled.targets import (
     travelling_targets,
     why_none,
 )
+from bce.engine.errors import CompiledError
 
 Pretend = Callable[..., None]
 ALL = Target("", "avx512", bf16=True).needs
@@ -80,6 +81,8 @@ def test_only_where_it_was_tried(pretend: Pretend, triple: str) -> None:
     assert host_target() is None
     assert travelling_targets() == []
     assert why_none() == f"there are kernels for Linux on x86-64 only, this is {triple}"
+    with pytest.raises(CompiledError, match="Linux on x86-64 only"):
+        assembly(module(TEMPTING)(TRAVELLING["haswell"]), TRAVELLING["haswell"])
 
 
 def test_objects_made_elsewhere_the_best_first(pretend: Pretend) -> None:
