@@ -1,4 +1,4 @@
-"""``bce-export --compile-for``: a bundle's kernels for the CPUs of other machines, beside the bundle and never in it."""
+"""``bce-export --compile-for``: a bundle's kernels for the CPUs of other machines, never in the bundle."""
 
 from __future__ import annotations
 
