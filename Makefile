@@ -66,7 +66,7 @@ KAGGLE := $(VENV)-kaggle
 test-kaggle: setup
 	rm -rf build/lib build/bdist.* build/kaggle $(KAGGLE)
 	$(PYTHON) -m venv $(KAGGLE)
-	grep -v '^\(numba\|numpy\)==' constraints.txt > $(KAGGLE)/constraints.txt
+	grep -v '^\(llvmlite\|numba\|numpy\)==' constraints.txt > $(KAGGLE)/constraints.txt
 	$(KAGGLE)/bin/python $(PIP) -c constraints-kaggle.txt -c $(KAGGLE)/constraints.txt .
 	$(BIN)/bce-export --compile-for all --objects build/kaggle
 	cd $(KAGGLE) && bin/python ../tests/kaggle_lane.py ../build/kaggle
