@@ -8,7 +8,7 @@ FLOORS := engine export tools bench
 # sites of the synthetic world that no training recording comes from
 UNSEEN := S09,S10,S11
 
-.PHONY: setup demo default-bundle test test-base test-tensorflow check lint types benchmarks clean
+.PHONY: setup demo default-bundle test test-base test-kaggle test-tensorflow check lint types benchmarks clean
 
 setup: $(VENV)/.installed
 
@@ -60,6 +60,16 @@ test-base:
 	$(PYTHON) -m venv $(VENV)-base
 	$(VENV)-base/bin/python $(PIP) -c constraints.txt .
 	cd $(VENV)-base && bin/python ../tests/base_install.py
+
+# kernels that were compiled by the llvmlite of today, with the packages of Kaggle's image
+KAGGLE := $(VENV)-kaggle
+test-kaggle: setup
+	rm -rf build/lib build/bdist.* build/kaggle $(KAGGLE)
+	$(PYTHON) -m venv $(KAGGLE)
+	grep -v '^\(llvmlite\|numba\|numpy\)==' constraints.txt > $(KAGGLE)/constraints.txt
+	$(KAGGLE)/bin/python $(PIP) -c constraints-kaggle.txt -c $(KAGGLE)/constraints.txt .
+	$(BIN)/bce-export --compile-for all --objects build/kaggle
+	cd $(KAGGLE) && bin/python ../tests/kaggle_lane.py ../build/kaggle
 
 # SavedModels, TFLite files and Keras heads, against TensorFlow and LiteRT, in an environment of their own
 test-tensorflow: $(VENV)-tf/.installed

@@ -28,6 +28,24 @@ def check(holds: bool, what: str) -> None:
         sys.exit(1)
 
 
+def write_recordings(folder: Path) -> None:
+    """Two recordings of noise, of a minute and of 12 s, and a file that is none."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, seconds in enumerate((60.0, 12.0), start=1):
+        name = f"BC2026_Test_{number:04}_S01_20250101_030000.ogg"
+        with soundfile.SoundFile(folder / name, "w", RATE, 1) as file:
+            for _ in range(round(seconds)):  # libsndfile's Vorbis encoder overflows its stack on long writes
+                file.write(0.1 * rng.standard_normal(RATE))
+    (folder / "broken.ogg").write_text("not audio")
+
+
+def read_scores(table: Path) -> np.ndarray:
+    """The scores of a submission, float64 [rows, classes]."""
+    with open(table, newline="") as file:
+        return np.array([row[1:] for row in list(csv.reader(file))[1:]], dtype=float)
+
+
 def main() -> None:
     scripts = Path(sys.executable).parent
     for name in HEAVY:
@@ -39,24 +57,15 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         recordings = Path(folder) / "recordings"
-        recordings.mkdir()
-        rng = np.random.default_rng(0)
-        for number, seconds in enumerate((60.0, 12.0), start=1):
-            name = f"BC2026_Test_{number:04}_S01_20250101_030000.ogg"
-            with soundfile.SoundFile(recordings / name, "w", RATE, 1) as file:
-                for _ in range(round(seconds)):  # libsndfile's Vorbis encoder overflows its stack on long writes
-                    file.write(0.1 * rng.standard_normal(RATE))
-        (recordings / "broken.ogg").write_text("not audio")
+        write_recordings(recordings)
         out = Path(folder) / "submission.csv"
         command = [scripts / "bce-infer", "--threads", "2", "--out", out, recordings]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         print(run.stderr)
         check(run.returncode == 3, "bce-infer says with exit code 3 that a recording failed")
         check("broken.ogg" in run.stderr, "and names it")
-        with open(out, newline="") as file:
-            rows = list(csv.reader(file))
-        check(len(rows) == 1 + 12 + 3 + 12, "the table has a row for every chunk")
-        values = np.array([row[1:] for row in rows[1:]], dtype=float)
+        values = read_scores(out)
+        check(len(values) == 12 + 3 + 12, "the table has a row for every chunk")
         check(bool(((values > 0) & (values < 1)).all()), "all scores are probabilities")
         check(len(np.unique(values[:12, 0])) == 12, "and they follow the audio")
     for command in ("bce-infer", "bce-blend", "bce-tools"):

@@ -36,6 +36,7 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, content: bytes) -> None:
     """Put a file into the cache and remove the oldest ones; where that cannot be done, only say so."""
+    folder = None
     try:
         folder = cache_folder("kernels")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def write(name: str, content: bytes) -> None:
         write_private(folder / name, content)
         _prune(folder)
     except OSError as error:
-        _say_once(str(error))
+        _say_once(str(error) if folder is None else f"{folder}: {error.strerror}")
 
 
 def _strange(path: Path, found: os.stat_result) -> str:

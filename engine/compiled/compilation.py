@@ -1,6 +1,6 @@
-"""LLVM IR as text to object code, and object code to functions that can be called, by llvmlite.
+"""LLVM IR as text to object code by llvmlite, and object code to functions that can be called.
 
-Object code outlives the llvmlite that made it: one that is too old for the IR still loads and runs it.
+Object code outlives the llvmlite that made it: it runs where the llvmlite at hand is too old for the IR.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from bce.engine.compiled.targets import Target, llvm
+from bce.engine.compiled.elf import NativeMemory
+from bce.engine.compiled.targets import Target, llvm, on_known_platform, why_none
 from bce.engine.errors import CompiledError, first_line
 
 OLDEST_LLVM = 20
@@ -37,6 +38,8 @@ def assembly(ir: str, target: Target) -> str:
 
 def _emit(ir: str, target: Target, method: str) -> Any:
     library = llvm()
+    if not on_known_platform():
+        raise CompiledError(why_none())
     if library.llvm_version_info[0] < OLDEST_LLVM:
         raise CompiledError(
             f"llvmlite {version()} cannot compile the kernels, 0.45 or newer can: "
@@ -50,11 +53,11 @@ def _emit(ir: str, target: Target, method: str) -> Any:
         module.verify()
         return getattr(_machine(library, target.features), method)(module)
     except RuntimeError as error:
-        raise CompiledError(f"llvmlite {version()} cannot compile the kernels: {_reason(error)}") from None
+        raise CompiledError(f"llvmlite {version()} cannot compile the kernels: {first_line(error, 200)}") from None
 
 
 class Code:
-    """Native code in memory. What it holds is freed with it: keep it for as long as its functions may run.
+    """Native code in memory. It is freed with this object: keep it for as long as its functions may run.
 
     Attributes:
         target: what it is made for.
@@ -68,14 +71,7 @@ class Code:
             CompiledError: it is none, or memory for it cannot be had.
         """
         self.target, self.origin = target, origin
-        library = llvm()
-        try:
-            empty = library.parse_assembly("", library.create_context())
-            self._engine = library.create_mcjit_compiler(empty, _machine(library), use_lmm=False)
-            self._engine.add_object_file(library.ObjectFileRef.from_data(content))
-            self._engine.finalize_object()
-        except (RuntimeError, ValueError) as error:
-            raise CompiledError(f"llvmlite {version()} cannot load the kernels: {_reason(error)}") from None
+        self._memory = NativeMemory(content)
 
     def address(self, name: str) -> int:
         """Where a function begins.
@@ -83,10 +79,10 @@ class Code:
         Raises:
             CompiledError: there is none of that name.
         """
-        address = int(self._engine.get_function_address(name))
-        if not address:
-            raise CompiledError(f"the kernels have no function '{name}'")
-        return address
+        try:
+            return self._memory.functions[name]
+        except KeyError:
+            raise CompiledError(f"the kernels have no function '{name}'") from None
 
 
 def version() -> str:
@@ -94,10 +90,6 @@ def version() -> str:
     import llvmlite
 
     return str(llvmlite.__version__)
-
-
-def _reason(error: Exception) -> str:
-    return first_line(error, 200)
 
 
 def _machine(library: ModuleType, features: str = "") -> Any:

@@ -93,7 +93,7 @@ def host_target(isa: Isa | None = None) -> Target | None:
 
 def runs_here(target: Target) -> bool:
     """Whether this is Linux on an x86-64 CPU with all that the code needs, which the system lets programs use."""
-    if not _known_platform():
+    if not on_known_platform():
         return False
     found = llvm().get_host_cpu_features()
     return all(found.get(name, False) for name in target.needs)
@@ -101,7 +101,7 @@ def runs_here(target: Target) -> bool:
 
 def why_none(isa: Isa | None = None) -> str:
     """Why there is no target here, in a line."""
-    if not _known_platform():
+    if not on_known_platform():
         return f"there are kernels for Linux on x86-64 only, this is {llvm().get_process_triple()}"
     found = llvm().get_host_cpu_features()
     missing = [name for name in Target("", isa or "avx2").needs if not found.get(name, False)]
@@ -115,6 +115,7 @@ def travelling_targets(isa: Isa | None = None) -> list[Target]:
     return sorted(usable, key=lambda target: target.cpu != here)
 
 
-def _known_platform() -> bool:
+def on_known_platform() -> bool:
+    """Whether this is Linux on x86-64, whatever the CPU has."""
     triple: str = llvm().get_process_triple()
     return triple.startswith("x86_64-") and "-linux" in triple

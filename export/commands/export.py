@@ -9,6 +9,7 @@ from pathlib import Path
 from bce.engine.commands.flags import add_version
 from bce.engine.commands.main import run_command
 from bce.engine.errors import OptionsError
+from bce.engine.network.default import BUNDLE_VARIABLE, bundle_path
 from bce.engine.screen import printable
 
 
@@ -73,6 +74,19 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add("--force", action="store_true", help="replace the bundle that is there")
     add("--info", type=Path, metavar="BUNDLE", help="describe a bundle and its proof, and do nothing else")
+    add(
+        "--compile-for",
+        metavar="CPUS",
+        help="compile a bundle's kernels for the CPUs of other machines, such as znver4,haswell, or 'all', "
+        "and do nothing else; with --objects",
+    )
+    add("--objects", type=Path, metavar="DIR", help="the folder for compiled kernels, never one in a bundle")
+    add(
+        "--bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help=f"the bundle that --compile-for is about (default: ${BUNDLE_VARIABLE}, else the embedded demo model)",
+    )
     add_version(parser)
     return parser
 
@@ -83,10 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.info is None:
-        _export(args)
-    else:
+    if args.info is not None:
         _info(args.info)
+    elif args.compile_for is not None:
+        _compile(args)
+    else:
+        _export(args)
 
 
 def _info(folder: Path) -> None:
@@ -97,9 +113,25 @@ def _info(folder: Path) -> None:
         print(printable(line))
 
 
+def _compile(args: argparse.Namespace) -> None:
+    if args.objects is None:
+        raise OptionsError("--compile-for writes compiled kernels: give the folder for them with --objects DIR")
+    if args.perch is not None or args.out is not None:
+        raise OptionsError(
+            "--compile-for takes a bundle that is there: give it with --bundle, without --perch and --out"
+        )
+    from bce.engine.network.bundle import Bundle
+    from bce.export.commands.objects import write_objects
+
+    bundle = Bundle.load(bundle_path(args.bundle))
+    write_objects(args.compile_for, bundle, args.objects, lambda line: print(printable(line), flush=True))
+
+
 def _export(args: argparse.Namespace) -> None:
+    if args.objects is not None or args.bundle is not None:
+        raise OptionsError("--objects and --bundle go with --compile-for CPUS")
     if args.perch is None or args.out is None:
-        raise OptionsError("give --perch FILE_OR_NAME and --out BUNDLE, or --info BUNDLE")
+        raise OptionsError("give --perch FILE_OR_NAME and --out BUNDLE, or --info BUNDLE, or --compile-for CPUS")
     blocks, outputs = parse_blocks(args.blocks), tuple(args.outputs.split(","))
     # torch and onnx come after everything that can be said without them
     from bce.export.commands.bundling import export_bundle

@@ -24,6 +24,7 @@ from bce.engine.files import (
     sha256,
     write_bytes,
     write_json,
+    write_private,
     write_text,
 )
 
@@ -360,3 +361,34 @@ def test_an_output_is_kept_apart_from_all_else(tree: Path, outputs: list[str], s
 def test_places_that_are_apart(tree: Path) -> None:
     outputs = ["out/x.csv", "out/old.csv", "in/x.csv", "bundle.csv", "not_there.csv"]
     check_apart(outputs, ["in/a.wav", "in/b.wav", "missing.csv"], ["bundle", "no_bundle"])
+
+
+# files of the user alone ----------------------------------------------------------------------------------------------
+
+
+def test_a_private_file_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_private(tmp_path / "file", b"old")
+        write_private(tmp_path / "file", b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_private_file_that_has_no_room_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("bce.engine.files._rescue_folders", lambda: iter([tmp_path / "elsewhere"]))
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_private(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "file"]
+    assert not list((tmp_path / "elsewhere").iterdir())

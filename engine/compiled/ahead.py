@@ -1,0 +1,46 @@
+"""Kernels that are compiled here for the CPUs of other machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bce.engine.compiled.emitter import ir_for
+from bce.engine.compiled.generate import generate
+from bce.engine.compiled.lanes import ISAS
+from bce.engine.compiled.layers import Layers
+from bce.engine.compiled.loading import write_object
+from bce.engine.compiled.plan import Precision
+from bce.engine.compiled.targets import TRAVELLING, Target
+from bce.engine.errors import OptionsError, one_line
+
+
+def targets_named(text: str) -> list[Target]:
+    """CPUs by their names with commas, or "all".
+
+    Raises:
+        OptionsError: there is no such CPU.
+    """
+    names = list(TRAVELLING) if text == "all" else text.split(",")
+    for name in names:
+        if name not in TRAVELLING:
+            raise OptionsError(f"CPU '{one_line(name)}' is unknown: give 'all', or some of {','.join(TRAVELLING)}")
+    return [TRAVELLING[name] for name in dict.fromkeys(names)]
+
+
+def compile_ahead(layers: Layers, targets: Sequence[Target], folder: Path) -> Iterator[Path]:
+    """Write a network's kernels in every precision that a CPU has, for any number of CPUs; yields each file when done.
+
+    Raises:
+        CompiledError: llvmlite cannot compile here.
+        OSError: a file cannot be written.
+    """
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        texts: dict[str, str] = {}
+        for target in targets:
+            if precision == "bf16" and not target.bf16:
+                continue
+            if target.isa not in texts:
+                texts[target.isa] = generate(layers, precision, ISAS[target.isa]).text
+            yield write_object(ir_for(texts[target.isa], target.attributes), target, precision, folder)

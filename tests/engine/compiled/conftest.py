@@ -1,0 +1,20 @@
+"""A cache of its own for each test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bce.engine.compiled import cache
+from bce.engine.compiled.targets import host_target
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that is the cache; it is not there yet. Skips where there are no kernels for the CPU."""
+    if host_target() is None:
+        pytest.skip("there are no kernels for this CPU")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    cache._say_once.cache_clear()
+    return tmp_path / "home" / "bce" / "kernels"
