@@ -1,8 +1,8 @@
 """Eight numbers side by side, as a value in numba kernels: one vector register, two, or four of them by the CPU.
 
 Whether LLVM makes vectors of a loop hangs on its version, on what it can prove of aliases, and on the CPU's name. Here
-the vectors are spelled out: each operation is one instruction of LLVM's, which every CPU has in one form or another, and
-every lane is computed alike. Products and sums contract to fused ones where the CPU has them.
+the vectors are spelled out: each operation is one instruction of LLVM's, which every CPU has in one form or another,
+and every lane is computed alike. Products and sums contract to fused ones where the CPU has them.
 
 Numba's cache on disk does not see a change of this file: touch the kernels' file too.
 """
@@ -59,6 +59,7 @@ def _arithmetic(operation: Callable[..., Any], instruction: str) -> None:
             for lanes, other in ((a, b), (b, a)):
                 if isinstance(lanes, Lanes) and other in (lanes, lanes.element):
                     return lanes
+            return None
 
         return typer
 
@@ -111,8 +112,10 @@ def store(typing, array, at, lanes):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def load_across(typing, array, first, step, last):  # type: ignore[no-untyped-def]
-    """Eight times eight float32 of a flat array, transposed: ``result[i]`` has number ``first + lane * step + i`` in its
-    lanes, as float64. Lanes behind ``last`` repeat that one."""
+    """Eight times eight float32 of a flat array, transposed and as float64.
+
+    ``result[i]`` has the number at ``first + lane * step + i`` in each lane; lanes behind ``last`` repeat that one.
+    """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         flat, first, step, last = arguments

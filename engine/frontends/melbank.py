@@ -25,7 +25,8 @@ LOWEST_HZ = 60.0
 HIGHEST_HZ = 16_000.0
 LOG_SCALE = 0.1
 SMALLEST = 1e-30
-"""Stands for a mel magnitude of zero where a logarithm is shifted afterwards."""
+"""Stands for a mel magnitude of zero where a gain is added afterwards."""
+SMALLEST_LEVEL = LOG_SCALE * math.log(SMALLEST)
 BATCH = 16
 """Tiles that are made at a time where only their levels are wanted: half a megabyte, which stays in the cache."""
 
@@ -50,16 +51,17 @@ def _mel(hertz: Any) -> Any:
     return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 
 
-def mel_levels(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def mel_levels(samples: NDArray[np.float32], lowest: float = SMALLEST_LEVEL) -> NDArray[np.float32]:
     """Log-mel of all whole frames of some samples, the first frame at the first sample.
 
     Args:
         samples: float32 [samples], at least 640.
+        lowest: value that none falls below.
 
     Returns:
-        float32 [frames, 128], frames = (samples - 320) // 320: a tenth of the natural logarithm of the mel magnitudes,
-        or of 1e-30. A full-scale tone has the magnitude 0.5; magnitudes are within 1e-6 of their float64 value,
-        relatively; those under 1e-19 may count as 1e-30. The FFT is computed in float64.
+        float32 [frames, 128], frames = (samples - 320) // 320: a tenth of the natural logarithm of the mel magnitudes.
+        A full-scale tone has the magnitude 0.5; magnitudes are within 1e-6 of their float64 value, relatively, before
+        the result is rounded; those under 1e-19 may count as 1e-30. The FFT is computed in float64.
     """
     samples = np.ascontiguousarray(samples, np.float32)
     out = np.empty(((len(samples) - FRAME) // HOP + 1, BANDS), np.float32)
@@ -67,7 +69,7 @@ def mel_levels(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     for first in range(0, len(out), BATCH * LANES):
         part = out[first : first + BATCH * LANES]
         spectra(samples[first * HOP :], len(part), HANN, nothing, tiles)
-        levels(tiles, 0, nothing, 0.0, LOG_SCALE * math.log(SMALLEST), part)
+        levels(tiles, 0, nothing, 0.0, lowest, part)
     return out
 
 
@@ -107,8 +109,10 @@ HANN = hann()
 _WAVE = complex_pairs(np.fft.rfft(HANN, FFT_SIZE)[:HALF]).astype(np.float32)  # the spectrum of samples of 1
 _MEL = _mel_tables()
 _LOG_1P = np.array(
-    [7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1]
-    + [2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1],
+    [
+        *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1),
+        *(-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
+    ],
     np.float32,
 )
 """(ln(1 + r) - r + r^2 / 2) / r^3 for sqrt(1/2) < 1 + r < sqrt(2), from r^8 on: S. Moshier, Cephes, ``logf``."""

@@ -1,9 +1,9 @@
 """Perch v2's log-mel, exact per window, with the spectra of an audio block shared by all its windows.
 
 A window of 5 s at 32 kHz has 500 frames; frame ``t`` covers its samples ``320 t - 160 .. 320 t + 479``. Windows start
-on the 320-sample grid, so the 498 inner frames of a window are frames of the block and are computed once: a gain is added
-to their logarithms, and a mean is subtracted from their spectra. The first and the last frame see zeros outside the window
-and are computed for each window apart.
+on the 320-sample grid, so the 498 inner frames of a window are frames of the block, computed once: the gain of a
+window is added to their logarithms, its mean is subtracted from their spectra. The first and the last frame see zeros
+outside the window and are computed for each window apart.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bce.engine.frontends.melbank import (
     HANN,
     LOG_SCALE,
     SAMPLE_RATE,
+    SMALLEST_LEVEL,
     hann,
     levels,
     mel_levels,
@@ -107,9 +108,11 @@ class LogMelBlock:
             )
         self._samples = np.ascontiguousarray(samples, np.float32)
         self._first_sample = first_sample
-        self._hops = None if preparation == "none" else _Hops(self._samples)
-        self._centred = _CentredFrames(self._samples, self._hops) if self._hops and preparation == "hoplite" else None
-        self._rows = mel_levels(self._samples[PAD:]) if self._centred is None else None
+        self._peaks = None if preparation == "none" else _Peaks(self._samples)
+        self._centred = _CentredFrames(self._samples) if preparation == "hoplite" else None
+        self._rows: NDArray[np.float32] | None = None
+        if self._centred is None:
+            self._rows = mel_levels(self._samples[PAD:], SMALLEST_LEVEL if self._peaks else LOWEST)
 
     def window(self, start: int, out: NDArray[np.float32]) -> None:
         """The log-mel of the window that starts at a sample of the recording.
@@ -122,15 +125,18 @@ class LogMelBlock:
         if at % HOP or not 0 <= at <= len(self._samples) - WINDOW.samples:
             raise ValueError(f"a window at sample {start} is off the {HOP}-sample grid or outside the block")
         frame, mean, gain = at // HOP, 0.0, 0.0
-        if self._hops is not None:
-            if self._centred is not None:
-                mean = self._hops.mean(frame)
-            gain = LOG_SCALE * float(np.log(_gain(self._hops.peak(frame, mean))))
         if self._centred is not None:
-            self._centred.levels(frame, mean, gain, out[1:-1])
+            mean = self._centred.mean(frame)
+        if self._peaks is not None:
+            gain = LOG_SCALE * float(np.log(_gain(self._peaks.of_window(frame, mean))))
+        inner = out[1:-1]
+        if self._centred is not None:
+            self._centred.levels(frame, mean, gain, inner)
         elif self._rows is not None:
-            np.add(self._rows[frame : frame + INNER], np.float32(gain), out=out[1:-1])
-            np.maximum(out[1:-1], np.float32(LOWEST), out=out[1:-1])
+            inner[:] = self._rows[frame : frame + INNER]
+            if self._peaks is not None:
+                inner += np.float32(gain)
+                np.maximum(inner, np.float32(LOWEST), out=inner)
         edge, tile = np.zeros(FRAME, np.float32), new_tiles(1)
         for row, inside, window, place in (
             (out[:1], self._samples[at : at + FRAME - PAD], _OPENING, slice(PAD, None)),
@@ -144,23 +150,18 @@ class LogMelBlock:
 _NOTHING = np.zeros(1)
 
 
-class _Hops:
-    """Sum, highest and lowest sample of every 320, from which those of windows follow.
+class _Peaks:
+    """The highest and lowest sample of every 320, from which those of windows follow.
 
     Args:
         samples: float32 [samples], of a block.
     """
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
-        hops = samples[: len(samples) // HOP * HOP].reshape(-1, HOP)
+        hops = _hops(samples)
         self._highest, self._lowest = hops.max(axis=1), hops.min(axis=1)
-        self.sums: NDArray[np.float64] = hops.sum(axis=1, dtype=np.float64)
 
-    def mean(self, first: int) -> float:
-        """Of the window that begins with a hop."""
-        return float(self.sums[first : first + FRAMES].sum()) / WINDOW.samples
-
-    def peak(self, first: int, mean: float) -> float:
+    def of_window(self, first: int, mean: float) -> float:
         """The largest magnitude of the window that begins with a hop, when a mean is subtracted."""
         part = slice(first, first + FRAMES)
         return max(float(self._highest[part].max()) - mean, mean - float(self._lowest[part].min()))
@@ -175,16 +176,20 @@ class _CentredFrames:
 
     Args:
         samples: float32 [samples], of a block.
-        hops: of the samples.
     """
 
-    def __init__(self, samples: NDArray[np.float32], hops: _Hops) -> None:
-        begins = np.arange(0, len(hops.sums), LANES)
-        self._means = np.add.reduceat(hops.sums, begins) / (HOP * np.diff(begins, append=len(hops.sums)))
+    def __init__(self, samples: NDArray[np.float32]) -> None:
+        self._sums: NDArray[np.float64] = _hops(samples).sum(axis=1, dtype=np.float64)
+        begins = np.arange(0, len(self._sums), LANES)
+        self._means = np.add.reduceat(self._sums, begins) / (HOP * np.diff(begins, append=len(self._sums)))
         self._samples = samples[PAD:]
         self._frames = (len(samples) - PAD - FRAME) // HOP + 1
         self._tiles = new_tiles(tiles_of(INNER + LANES - 1))
         self._held = range(0)
+
+    def mean(self, first: int) -> float:
+        """Of the samples of the window that begins with a hop."""
+        return float(self._sums[first : first + FRAMES].sum()) / WINDOW.samples
 
     def levels(self, first: int, mean: float, gain: float, out: NDArray[np.float32]) -> None:
         """Log-mel of the frames of a window that follow on its first one: float32 [498, 128]."""
@@ -236,6 +241,11 @@ def log_mel_reference(window: NDArray[np.floating], preparation: Preparation) ->
 def _gain(peak: float) -> float:
     """What brings a peak to 0.25; 1 for silence."""
     return TARGET_PEAK / peak if peak > 0 else 1.0
+
+
+def _hops(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """All whole hops [hops, 320] of some samples, as a view."""
+    return samples[: len(samples) // HOP * HOP].reshape(-1, HOP)
 
 
 def _frames(samples: NDArray[np.floating]) -> NDArray[np.floating]:

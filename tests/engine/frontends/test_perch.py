@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bce.engine.errors import BundleError
 from bce.engine.frontends.base import FrontendSpec, make_frontend
-from bce.engine.frontends.melbank import mel_matrix, mel_levels
+from bce.engine.frontends.melbank import mel_levels, mel_matrix
 from bce.engine.frontends.perch import WINDOW as SPEC
 from bce.engine.frontends.perch import LogMelBlock, PerchFrontend, log_mel, log_mel_reference, spec
 from bce.engine.geometry import ChunkGrid, WindowSpec
