@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
@@ -88,7 +88,8 @@ def load(typing, array, at):  # type: ignore[no-untyped-def]
     lanes = {types.float32: SINGLE, types.float64: DOUBLE}[array.dtype]
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        pointer = _pointer(context, builder, signature.args[0], *arguments, _VECTORS[lanes])
+        flat, at = arguments
+        pointer = _pointer(context, builder, signature.args[0], flat, at, _VECTORS[lanes])
         return builder.load(pointer, align=lanes.element.bitwidth // 8)
 
     return lanes(array, types.intp), generate
@@ -100,10 +101,10 @@ def store(typing, array, at, lanes):  # type: ignore[no-untyped-def]
     stored = {types.float32: SINGLE, types.float64: DOUBLE}[array.dtype]
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        *place, value = arguments
+        flat, at, value = arguments
         if value.type != _VECTORS[stored]:
             value = builder.fptrunc(value, _VECTORS[stored])
-        pointer = _pointer(context, builder, signature.args[0], *place, _VECTORS[stored])
+        pointer = _pointer(context, builder, signature.args[0], flat, at, _VECTORS[stored])
         builder.store(value, pointer, align=stored.element.bitwidth // 8)
         return context.get_dummy_value()
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.frontends.fft import FFT_SIZE, FRAME, HALF, HOP, ROW, TILE, complex_pairs, new_tiles, spectra, tiles_of
-from bce.engine.frontends.lanes import LANES, at_least, load, root, split, store, store_across, zeros
+from bce.engine.frontends.lanes import LANES, at_least, load, root, split, store_across, zeros
 from bce.engine.jit import kernel
 
 SAMPLE_RATE = 32_000
@@ -39,12 +39,21 @@ def hann() -> NDArray[np.float64]:
 
 def mel_matrix() -> NDArray[np.float64]:
     """Weights [513 bins, 128 bands]: triangles that are linear on the HTK mel scale, no area normalisation."""
-    bins = _mel(np.arange(BINS) * (SAMPLE_RATE / FFT_SIZE))[:, None]
-    edges = np.linspace(_mel(LOWEST_HZ), _mel(HIGHEST_HZ), BANDS + 2)
+    bins, edges = _bins()[:, None], _edges()
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     weights = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
     weights[0] = 0.0
     return weights
+
+
+def _bins() -> NDArray[np.float64]:
+    """In mel [513]."""
+    return np.asarray(_mel(np.arange(BINS) * (SAMPLE_RATE / FFT_SIZE)))
+
+
+def _edges() -> NDArray[np.float64]:
+    """In mel [130]: band ``b`` rises from edge ``b`` to edge ``b + 1`` and falls to edge ``b + 2``."""
+    return np.linspace(_mel(LOWEST_HZ), _mel(HIGHEST_HZ), BANDS + 2)
 
 
 def _mel(hertz: Any) -> Any:
@@ -99,10 +108,14 @@ def levels(
 
 
 def _mel_tables() -> tuple[NDArray[Any], ...]:
-    """Of each band its first bin and the one behind its last; the weights, band after band."""
-    bands = mel_matrix().T
-    first, count = (bands > 0).argmax(axis=1), (bands > 0).sum(axis=1)
-    return first, first + count, bands[bands > 0].astype(np.float32)
+    """The first bin behind each edge [130]; of each bin [2 x 512] its weights in the band that falls and that rises."""
+    begins = np.minimum(np.searchsorted(_bins(), _edges()), HALF)
+    matrix = np.pad(mel_matrix(), ((0, 0), (1, 1)))  # with bands of nothing at both ends
+    weights = np.zeros((HALF, 2), np.float32)
+    for interval in range(BANDS + 1):
+        bins = slice(begins[interval], begins[interval + 1])
+        weights[bins] = matrix[bins, interval : interval + 2]
+    return begins, weights.reshape(-1)
 
 
 HANN = hann()
@@ -138,26 +151,29 @@ def _log(x):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _levels_kernel(tiles, tile, skipped, frames, shifts, wave, begins, ends, weights, limits, out):  # type: ignore[no-untyped-def]
-    """See :func:`levels`; ``limits`` are gain and lowest."""
-    magnitudes = np.empty(HALF * LANES, np.float32)
+def _levels_kernel(tiles, tile, skipped, frames, shifts, wave, begins, weights, limits, out):  # type: ignore[no-untyped-def]
+    """See :func:`levels`; ``limits`` are gain and lowest.
+
+    Between two edges one band falls and the next one rises: each magnitude is used as soon as it is there.
+    """
     for at in range((skipped + frames + LANES - 1) // LANES):
         base = (tile + at) * TILE % len(tiles)
         shift = np.float32(shifts[at])
-        for k in range(1, HALF):
-            re = load(tiles, base + k * ROW) + shift * wave[2 * k]
-            im = load(tiles, base + k * ROW + LANES) + shift * wave[2 * k + 1]
-            store(magnitudes, k * LANES, root(re * re + im * im))
         frame = at * LANES - skipped
         begin, end = max(0, -frame), min(LANES, frames - frame)
-        weight = 0
-        for band in range(BANDS):
-            total = zeros()
-            for k in range(begins[band], ends[band]):
-                total = total + load(magnitudes, k * LANES) * weights[weight]
-                weight += 1
-            level = at_least(_log(at_least(total, _SMALLEST)) * _LOG_SCALE + limits[0], limits[1])
-            store_across(out, frame * BANDS + band, BANDS, begin, end, level)
+        rose = zeros()
+        for interval in range(BANDS + 1):
+            falling, rising = rose, zeros()
+            for k in range(begins[interval], begins[interval + 1]):
+                re = load(tiles, base + k * ROW) + shift * wave[2 * k]
+                im = load(tiles, base + k * ROW + LANES) + shift * wave[2 * k + 1]
+                magnitude = root(re * re + im * im)
+                falling = falling + magnitude * weights[2 * k]
+                rising = rising + magnitude * weights[2 * k + 1]
+            rose = rising
+            if interval:
+                level = at_least(_log(at_least(falling, _SMALLEST)) * _LOG_SCALE + limits[0], limits[1])
+                store_across(out, frame * BANDS + interval - 1, BANDS, begin, end, level)
 
 
 _SMALLEST, _LOG_SCALE = np.float32(SMALLEST), np.float32(LOG_SCALE)
