@@ -73,6 +73,10 @@ class OptionsError(BceError):
     """An option has a value outside its range, or options contradict each other."""
 
 
+class CompiledError(BceError):
+    """Kernels cannot be made or loaded here: the CPU, llvmlite or a file of object code does not allow it."""
+
+
 class ExportError(BceError):
     """A model file cannot be converted: it is not the expected network, or something in it is missing."""
 

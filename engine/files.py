@@ -219,6 +219,26 @@ def write_bytes(path: StrPath, content: bytes) -> None:
         partial.write_bytes(content)
 
 
+def write_private(path: StrPath, content: bytes) -> None:
+    """Write a file that nobody else may read or write beside its place, then rename it.
+
+    Unlike the other ways it is there or it is not: what has no room in its folder is not kept elsewhere.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = _beside(Path(path))
+    with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        try:
+            file.write(content)
+            file.close()
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(partial)
+            raise
+
+
 def write_text(path: StrPath, text: str) -> None:
     """Write UTF-8 text beside its place, then rename it."""
     write_bytes(path, text.encode("utf-8"))
@@ -258,6 +278,18 @@ def _into_place(folder: Path, place: Path) -> None:
         os.rename(old, place)
         raise
     shutil.rmtree(old)
+
+
+def cache_folder(name: str) -> Path:
+    """``$XDG_CACHE_HOME/bce/<name>``, by default in ``~/.cache``: for what can be made anew. It need not exist.
+
+    Raises:
+        OSError: the user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bce" / name
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
 
 
 def check_place(out: StrPath) -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("engine", "export", "tools", "bench")
 """From the ground up: a floor imports from itself and from those below it."""
 WINGS = {
-    "engine": ("audio", "frontends", "network", "post", "tables", "run", "commands"),
+    "engine": ("audio", "frontends", "compiled", "network", "post", "tables", "run", "commands"),
     "export": ("readers", "perch", "heads", "proof", "commands"),
     "tools": ("data", "learn", "judge", "commands"),
     "bench": (),

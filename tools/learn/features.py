@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError
-from bce.engine.files import beside, sha256
+from bce.engine.files import beside, cache_folder, sha256
 from bce.engine.geometry import ChunkGrid
 from bce.engine.network.bundle import Bundle
 from bce.engine.recording import Recording
@@ -94,7 +94,7 @@ def cache_key(bundle: Bundle, options: FeatureOptions) -> str:
 
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/bce/features``, by default in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bce" / "features"
+    return cache_folder("features")
 
 
 def find_audio(paths: Sequence[Path]) -> list[Path]:

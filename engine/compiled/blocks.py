@@ -1,0 +1,339 @@
+"""An MBConv block as calls of kernels.
+
+    for panel: for strip: expand to the buffer; depthwise from the buffer, with its sums
+    gate from the sums; gate into the projection's weights, or into the map; project
+
+The expanded map never exists: a panel of it goes through a buffer that the second cache holds. The depthwise output
+does, because the gate needs its mean before the projection may begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bce.engine.compiled.emitter import Value
+from bce.engine.compiled.kernels.depthwise import Depthwise, depthwise
+from bce.engine.compiled.kernels.expand import Expand, expand
+from bce.engine.compiled.kernels.gate import Squeeze, gate
+from bce.engine.compiled.kernels.product import steps_of
+from bce.engine.compiled.kernels.project import Project, project
+from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
+from bce.engine.compiled.layers import Block, Layers
+from bce.engine.compiled.maps import Map, vectors_of
+from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, packed_taps, padded
+from bce.engine.compiled.plan import BlockPlan, Precision, panels_of
+from bce.engine.compiled.writer import Writer
+
+DEGREES: dict[Precision, int] = {"fp32": 2, "bf16": 1}
+"""Of the polynomial in swish: its error stays under that of the products."""
+WORD = 4
+
+
+class BlockWriter:
+    """Writes the blocks of a network, which share the places that only one of them needs at a time.
+
+    Args:
+        writer: the program.
+        layers: the network.
+        plans: of its blocks.
+        precision: of the program.
+    """
+
+    def __init__(self, writer: Writer, layers: Layers, plans: Sequence[BlockPlan], precision: Precision) -> None:
+        self._writer = writer
+        self._layers = layers
+        self._plans = plans
+        self._sizes = list(layers.sizes())
+        self.degree = DEGREES[precision]
+        self._copy: Map | None = None
+        isa, arena = writer.isa, writer.arena
+        vectors = max(plan.vectors for plan in plans)
+        buffers = [self._buffer(index) for index, plan in enumerate(plans) if plan.rows]
+        self._buffer_place = arena.take(max((buffer.bytes for buffer in buffers), default=0))
+        self._totals = arena.take(vectors * isa.bytes)
+        self._factors = arena.take(vectors * isa.bytes)
+        self._hidden = arena.take(max(self._squeezed(index) for index in range(len(plans))) * isa.bytes)
+        self._kept_place = arena.take(max(self._kept(index).bytes for index in range(len(plans))))
+        self._scaled = arena.take(max(self._scaled_bytes(index) for index in range(len(plans))))
+        maps = [self._output(index) for index in range(len(plans))]
+        self._maps = [arena.take(max(found.bytes for found in maps)) for _ in range(2)]
+        halves = [self._half(found).bytes for plan, found in zip(plans, maps, strict=True) if plan.copy]
+        self._copies = arena.take(max(halves, default=0))
+
+    # --- what lies where ---
+
+    def _buffer(self, index: int, place: int = 0) -> Map:
+        """The panel's buffer: rows of expanded channels with zeros around; an odd number of pixels for a vector."""
+        plan, isa = self._plans[index], self._writer.isa
+        _, left, _, right = self._layers.blocks[index].depthwise.padding
+        (_, width), _ = self._sizes[index]
+        even = plan.rows * (width + left + right) % 2 == 0
+        padding = (0, left, 0, right)
+        return Map(place, plan.panel, plan.rows, width, "f32", isa, padding, isa.bytes if even else 0)
+
+    def _kept(self, index: int, place: int = 0) -> Map:
+        plan, (_, (height, width)) = self._plans[index], self._sizes[index]
+        return Map(place, plan.vectors, height, width, plan.kept, self._writer.isa)
+
+    def _output(self, index: int, place: int = 0) -> Map:
+        plan, (_, (height, width)) = self._plans[index], self._sizes[index]
+        return Map(place, plan.out_vectors, height, width, "f32", self._writer.isa, plan.padding)
+
+    def _half(self, found: Map, place: int = 0) -> Map:
+        return replace(found, place=place, element="bf16")
+
+    def _squeezed(self, index: int) -> int:
+        return vectors_of(len(self._layers.blocks[index].gate.reduce.bias), self._writer.isa)
+
+    def _panel_bytes(self, index: int) -> int:
+        plan, block = self._plans[index], self._layers.blocks[index]
+        return steps_of(len(block.depthwise.bias), plan.project) * plan.project_panel * self._writer.isa.bytes
+
+    def _scaled_bytes(self, index: int) -> int:
+        plan = self._plans[index]
+        return self._panel_bytes(index) * plan.project_panels if plan.in_weights else 0
+
+    # --- the stages ---
+
+    def stem(self) -> Map | None:
+        """The stem's map; None where the stem is the first block's expansion."""
+        layers, writer = self._layers, self._writer
+        if layers.blocks[0].expand is None:
+            return None
+        isa = writer.isa
+        (height, width), _ = self._sizes[0]
+        panel, panels = panels_of(vectors_of(len(layers.stem.bias), isa))
+        size = panel * panels * height * width * isa.bytes
+        found = Map(writer.arena.take(size), panel * panels, height, width, "f32", isa)
+        name, source, weights, bias, step = self._stem_product(panel, panels, found.row, found.vector)
+        with writer.f.loop(panels) as loop:
+            mine, offset = weights.at(loop.index * step), bias.at(loop.index * (panel * isa.bytes))
+            target = writer.s(found.place).at(loop.index * (panel * found.vector))
+            writer.f.call(name, source, mine, offset, target, height)
+        writer.mark("stem")
+        return found
+
+    def write(self, index: int, x: Map | None) -> Map:
+        """Write a block, and give its output; ``x`` is its input, None for the stem's."""
+        writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
+        kept = self._kept(index, self._kept_place)
+        writer.fill(writer.s(self._totals), plan.vectors * writer.isa.bytes)
+        weights = writer.put(packed_depthwise(block.depthwise.weight, block.depthwise.bias, plan.vectors, writer.isa))
+        if plan.rows:
+            self._expanded(index, x, kept, weights)
+        else:
+            assert x is not None
+            spec = self._depthwise_spec(index, x, kept)
+            count = kept.height // spec.tile(writer.isa)[0]
+            name = depthwise(writer.module, writer.isa, spec)
+            places = writer.s(x.place), weights, writer.s(kept.place)
+            writer.f.call(name, *places, count, writer.s(self._totals))
+        writer.mark(f"{index} expand")
+        self._gated(index, block, kept)
+        writer.mark(f"{index} gate")
+        found = self._projected(index, block, x, kept)
+        writer.mark(f"{index} project")
+        return found
+
+    def last(self, element: str) -> Map:
+        """The last block's output, for a product of that element."""
+        if element == "bf16":
+            assert self._copy is not None
+            return self._copy
+        index = len(self._plans) - 1
+        return self._output(index, self._maps[index % 2])
+
+    def _depthwise_spec(self, index: int, source: Map, kept: Map) -> Depthwise:
+        plan, layer = self._plans[index], self._layers.blocks[index].depthwise
+        even = plan.whole and kept.height % 2 == 0
+        row, vector = source.row, source.vector
+        return Depthwise(
+            layer.kernel,
+            layer.stride,
+            kept.width,
+            even,
+            plan.panel,
+            row,
+            vector,
+            kept.vector,
+            kept.element,
+            self.degree,
+        )
+
+    def _stem_product(self, panel: int, panels: int, row: int, vector: int) -> tuple[str, Value, Value, Value, int]:
+        """The stem as a product: kernel, input, weights, bias, and bytes of a panel's weights."""
+        layers, writer = self._layers, self._writer
+        stem, (height, width) = layers.stem, layers.shape
+        top, left, bottom, right = stem.padding
+        source = writer.x
+        if any(stem.padding):
+            wide = (width + left + right) * WORD
+            size = wide * (height + top + bottom)
+            source = writer.s(writer.arena.take(size))
+            writer.fill(source, size)
+            with writer.f.loop(height) as loop:
+                target = source.at(top * wide + left * WORD).at(loop.index * wide)
+                writer.copy(target, writer.x.at(loop.index * (width * WORD)), width * WORD)
+        (_, out_width), _ = self._sizes[0]
+        row_in = stem.stride * (width + left + right) * WORD
+        spec = Expand(
+            0, out_width, panel, "f32", row_in, 0, row, vector, self.degree, taps=stem.kernel, stride=stem.stride
+        )
+        weight = packed_taps(stem.weight, panel, panels, writer.isa)
+        bias = padded(stem.bias, panel * panels * writer.isa.lanes)
+        name = expand(writer.module, writer.isa, spec)
+        return name, source, writer.put(weight), writer.put(bias), weight[0].nbytes
+
+    def _product(self, index: int, x: Map, buffer: Map) -> tuple[str, Value, Value, Value, int, int, int]:
+        """A block's expansion: kernel, input, weights, bias, bytes of a panel's weights, of an input row, tile rows."""
+        writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
+        assert block.expand is not None
+        source = self._copy if plan.expand == "bf16" else x
+        assert source is not None
+        channels = block.expand.weight.shape[1]
+        rows = source.height if plan.whole else 0
+        spec = Expand(
+            channels,
+            source.width,
+            plan.panel,
+            plan.expand,
+            source.row,
+            source.vector,
+            buffer.row,
+            buffer.vector,
+            self.degree,
+            rows,
+        )
+        weight = packed(block.expand.weight, plan.expand, plan.panel, writer.isa)
+        bias = padded(block.expand.bias, plan.vectors * writer.isa.lanes)
+        name = expand(writer.module, writer.isa, spec)
+        together = spec.tile_rows(writer.isa)
+        place = writer.s(source.place)
+        return name, place, writer.put(weight), writer.put(bias), weight[0].nbytes, source.row, together
+
+    def _expanded(self, index: int, x: Map | None, kept: Map, taps: Value) -> None:
+        """Expansion and depthwise convolution, panel by panel and strip by strip."""
+        writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
+        isa, f = writer.isa, writer.f
+        top, left, _, _ = block.depthwise.padding
+        buffer = self._buffer(index, self._buffer_place)
+        if block.expand is None:
+            name, source, weights, bias, step = self._stem_product(plan.panel, plan.panels, buffer.row, buffer.vector)
+            row_in, together = self._layers.stem.stride * self._stem_row(), 1
+        else:
+            assert x is not None
+            name, source, weights, bias, step, row_in, together = self._product(index, x, buffer)
+        spec = self._depthwise_spec(index, buffer, kept)
+        convolve, high = depthwise(writer.module, isa, spec), spec.tile(isa)[0]
+        start = writer.s(buffer.place)
+        writer.fill(start, buffer.bytes)
+        with f.loop(plan.panels) as loop:
+            mine, offset = weights.at(loop.index * step), bias.at(loop.index * (plan.panel * isa.bytes))
+            filters = taps.at(loop.index * (plan.panel * (block.depthwise.kernel**2 + 1) * isa.bytes))
+            out = writer.s(kept.place).at(loop.index * (plan.panel * kept.vector))
+            totals = writer.s(self._totals).at(loop.index * (plan.panel * isa.bytes))
+            if not plan.whole:
+                self._zero_rows(buffer, 0, top)
+            for strip in plan.strips:
+                if strip.count:
+                    target = start.at(strip.at * buffer.row + left * buffer.pixel)
+                    f.call(name, source.at(strip.first * row_in), mine, offset, target, strip.count // together)
+                if not plan.whole:
+                    self._zero_rows(buffer, strip.at + strip.count, strip.zeros)
+                f.call(convolve, start, filters, out.at(strip.out * kept.row), strip.made // high, totals)
+                if strip.keep:
+                    for j in range(plan.panel):
+                        first = start.at(j * buffer.vector)
+                        behind = first.at(strip.made * block.depthwise.stride * buffer.row)
+                        writer.copy(first, behind, strip.keep * buffer.row)
+
+    def _stem_row(self) -> int:
+        _, left, _, right = self._layers.stem.padding
+        return (self._layers.shape[1] + left + right) * WORD
+
+    def _zero_rows(self, buffer: Map, first: int, count: int) -> None:
+        for j in range(buffer.vectors if count else 0):
+            place = self._writer.s(buffer.place + j * buffer.vector + first * buffer.row)
+            self._writer.fill(place, count * buffer.row)
+
+    def _gated(self, index: int, block: Block, kept: Map) -> None:
+        """The gate's factors out of the sums."""
+        writer, isa = self._writer, self._writer.isa
+        squeezed, channels = self._squeezed(index), kept.vectors * isa.lanes
+        hidden = len(block.gate.reduce.bias)
+        expanded = len(block.gate.expand.bias)
+        reduce = np.zeros((channels, squeezed * isa.lanes), np.float32)
+        reduce[:expanded, :hidden] = block.gate.reduce.weight.T / np.float32(kept.pixels)
+        widen = np.zeros((hidden, channels), np.float32)
+        widen[:, :expanded] = block.gate.expand.weight.T
+        writer.f.call(
+            gate(writer.module, isa, Squeeze(kept.vectors, squeezed, hidden)),
+            writer.s(self._totals),
+            writer.put(reduce),
+            writer.put(padded(block.gate.reduce.bias, squeezed * isa.lanes)),
+            writer.put(widen),
+            writer.put(padded(block.gate.expand.bias, channels)),
+            writer.s(self._hidden),
+            writer.s(self._factors),
+        )
+
+    def _projected(self, index: int, block: Block, x: Map | None, kept: Map) -> Map:
+        """The gate where it belongs, then the projection."""
+        writer, plan, isa = self._writer, self._plans[index], self._writer.isa
+        channels = len(block.depthwise.bias)
+        size = self._panel_bytes(index)
+        factors = writer.s(self._factors)
+        if plan.in_weights:
+            apart = plan.project == "bf16"
+            given = (
+                packed_apart(block.project.weight, plan.project_panel, isa)
+                if apart
+                else packed(block.project.weight, "f32", plan.project_panel, isa)
+            )
+            name = scale_weights(writer.module, isa, ScaleWeights(plan.project, plan.project_panel))
+            source, weights = writer.put(given), writer.s(self._scaled)
+            with writer.f.loop(plan.project_panels) as loop:
+                mine = source.at(loop.index * given[0].nbytes)
+                writer.f.call(name, mine, factors, weights.at(loop.index * size), steps_of(channels, plan.project))
+        else:
+            weights = writer.put(packed(block.project.weight, plan.project, plan.project_panel, isa))
+            name = scale_map(writer.module, isa, ScaleMap(kept.element, kept.vectors, kept.pixels))
+            writer.f.call(name, writer.s(kept.place), factors)
+        writer.mark(f"{index} scale")
+        out = self._output(index, self._maps[index % 2])
+        added = x if block.residual else None
+        if not out.flat:
+            writer.fill(writer.s(out.place), out.bytes)
+        self._copy = self._half(out, self._copies) if plan.copy else None
+        flat = out.flat and (added is None or added.flat)
+        height, width = (1, kept.pixels) if flat else (kept.height, kept.width)
+        spec = Project(
+            channels,
+            width,
+            height,
+            plan.project_panel,
+            plan.project,
+            width * kept.pixel,
+            kept.vector,
+            out.row if height > 1 else 0,
+            out.vector,
+            0 if self._copy is None else self._copy.vector,
+            0 if added is None or height == 1 else added.row,
+            0 if added is None else added.vector,
+        )
+        name = project(writer.module, isa, spec)
+        bias = writer.put(padded(block.project.bias, plan.out_vectors * isa.lanes))
+        step = isa.bytes * plan.project_panel
+        with writer.f.loop(plan.project_panels) as loop:
+            target = writer.s(out.origin).at(loop.index * (plan.project_panel * out.vector))
+            copied = target if self._copy is None else self._of_panel(self._copy, loop.index, plan.project_panel)
+            given = target if added is None else self._of_panel(added, loop.index, plan.project_panel)
+            mine, offset = weights.at(loop.index * size), bias.at(loop.index * step)
+            writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, given)
+        return out
+
+    def _of_panel(self, found: Map, number: Value, panel: int) -> Value:
+        return self._writer.s(found.origin).at(number * (panel * found.vector))

@@ -1,0 +1,189 @@
+"""What is decided before anything is generated: precisions, panels, strips and where the gate goes, block by block.
+
+Every decision follows from shapes and from the CPU's vector form; no network's name appears here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bce.engine.compiled.lanes import Isa
+from bce.engine.compiled.layers import Block, Layers, Padding, Spatial
+from bce.engine.compiled.maps import Element, vectors_of
+
+Precision = Literal["fp32", "bf16"]
+
+EXACT_BLOCKS = 3
+"""In bfloat16 the first so many blocks stay in float32.
+
+Their maps are large and their channels few: that is where rounding hurts most and costs least to avoid.
+"""
+BUFFER_BYTES = 160 << 10
+"""Of a panel's expanded rows: they have to stay in the second cache until the depthwise convolution has read them."""
+_SPEED = {3: 1.0, 2: 0.9, 1: 0.6}
+"""Of a tile by how many vectors it is wide, roughly: what wider tiles save in loads."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A few rows of a panel: what is done to the buffer, in rows.
+
+    Attributes:
+        first, count: of the input's rows, expanded to the buffer's row ``at``.
+        at: see above.
+        zeros: rows of zeros behind them: the end of the map.
+        out, made: of the output's rows, from the buffer's first row on.
+        keep: rows at the end of the buffer that the next strip needs, moved to its beginning.
+    """
+
+    first: int
+    count: int
+    at: int
+    zeros: int
+    out: int
+    made: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """How a block is run.
+
+    Attributes:
+        expand, project: elements of the two products.
+        kept: element of the depthwise convolution's output.
+        panel: vectors of expanded channels that are computed together.
+        panels: how many there are.
+        rows: of the panel's buffer, zeros included; 0 where the depthwise convolution reads the block's input itself.
+        strips: how the map goes through the buffer; one where it fits.
+        project_panel, project_panels: vectors of output channels, likewise.
+        in_weights: whether the gate is multiplied into the projection's weights, not into the map.
+        padding: zeros that the next block wants around the output.
+        copy: whether the next block's expansion wants a copy in bfloat16.
+    """
+
+    expand: Element
+    project: Element
+    kept: Element
+    panel: int
+    panels: int
+    rows: int
+    strips: tuple[Strip, ...]
+    project_panel: int
+    project_panels: int
+    in_weights: bool
+    padding: Padding
+    copy: bool
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of the expanded channels."""
+        return self.panel * self.panels
+
+    @property
+    def out_vectors(self) -> int:
+        """Vectors of the output channels."""
+        return self.project_panel * self.project_panels
+
+    @property
+    def whole(self) -> bool:
+        """Whether the map fits the buffer."""
+        return len(self.strips) == 1
+
+
+def elements(layers: Layers, precision: Precision) -> tuple[Element, ...]:
+    """The element of each block's products, then that of the head's (float32 where there is none)."""
+    low: Element = "f32" if precision == "fp32" else "bf16"
+    blocks = tuple("f32" if index < EXACT_BLOCKS else low for index in range(len(layers.blocks)))
+    return (*blocks, "f32" if layers.head is None else low)
+
+
+def plan_blocks(layers: Layers, chosen: Sequence[Element], isa: Isa) -> tuple[BlockPlan, ...]:
+    """Plan all blocks.
+
+    Args:
+        layers: the network.
+        chosen: see :func:`elements`.
+        isa: the vector form.
+    """
+    plans = []
+    for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, layers.sizes(), strict=True)):
+        after = layers.blocks[index + 1] if index + 1 < len(layers.blocks) else None
+        plans.append(_plan_block(block, index == 0, chosen[index], chosen[index + 1], after, size_in, size_out, isa))
+    return tuple(plans)
+
+
+def _plan_block(
+    block: Block,
+    first: bool,
+    element: Element,
+    element_after: Element,
+    after: Block | None,
+    size_in: tuple[int, int],
+    size_out: tuple[int, int],
+    isa: Isa,
+) -> BlockPlan:
+    channels = len(block.depthwise.bias)
+    out_channels = len(block.project.bias)
+    buffered = block.expand is not None or first
+    rows, strips = 0, [Strip(0, size_in[0], 0, 0, 0, size_out[0], 0)]
+    if buffered:
+        panel, panels = panels_of(vectors_of(channels, isa))
+        rows, strips = plan_strips(block.depthwise, size_in, size_out[0], panel, isa)
+    else:
+        panel, panels = vectors_of(channels, isa), 1
+    project_panel, project_panels = panels_of(vectors_of(out_channels, isa))
+    feeds_depthwise = after is not None and after.expand is None
+    feeds_product = after is None or after.expand is not None
+    return BlockPlan(
+        expand="f32" if first else element,
+        project=element,
+        kept=element,
+        panel=panel,
+        panels=panels,
+        rows=rows,
+        strips=tuple(strips),
+        project_panel=project_panel,
+        project_panels=project_panels,
+        in_weights=out_channels < size_out[0] * size_out[1],
+        padding=after.depthwise.padding if after is not None and feeds_depthwise else (0, 0, 0, 0),
+        copy=feeds_product and element_after == "bf16",
+    )
+
+
+def panels_of(vectors: int) -> tuple[int, int]:
+    """(vectors of a panel, panels) that take the least time; the last panel may be partly empty."""
+    panel = min(_SPEED, key=lambda wide: (-(-vectors // wide) * wide / _SPEED[wide], -wide))
+    return panel, -(-vectors // panel)
+
+
+def plan_strips(
+    depthwise: Spatial, size_in: tuple[int, int], height_out: int, panel: int, isa: Isa
+) -> tuple[int, list[Strip]]:
+    """How a map goes through the panel's buffer.
+
+    Returns:
+        the rows of the buffer, and the strips in order.
+    """
+    top, left, bottom, right = depthwise.padding
+    height = size_in[0]
+    row = (size_in[1] + left + right) * isa.bytes
+    most = max(depthwise.kernel, BUFFER_BYTES // (row * panel))
+    rows = min(most, height + top + bottom)
+    strips: list[Strip] = []
+    taken = made = 0
+    held = top  # rows of the buffer that are filled
+    while made < height_out:
+        count = min(rows - held, height - taken)
+        at, first = held, taken
+        held, taken = held + count, taken + count
+        zeros = min(bottom, rows - held) if taken == height else 0
+        bottom -= zeros
+        held += zeros
+        ready = min(height_out - made, (held - depthwise.kernel) // depthwise.stride + 1)
+        keep = 0 if made + ready == height_out else held - ready * depthwise.stride
+        strips.append(Strip(first, count, at, zeros, made, ready, keep))
+        made, held = made + ready, keep
+    return rows, strips
