@@ -16,8 +16,8 @@ from bce.engine.errors import AudioError, BceError, OptionsError
 from bce.engine.geometry import ChunkGrid, WindowPlan, WindowSpec, plan_windows
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.model import Model
+from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
 from bce.engine.network.openvino_backbone import OpenVinoBackbone, load_openvino
-from bce.engine.network.runtimes import OnnxRuntimeBackbone
 from bce.engine.network.sessions import open_stock
 from bce.engine.recording import Recording
 from bce.engine.run.engine import Engine, EngineOptions

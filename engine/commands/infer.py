@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bce.engine.commands import flags
 from bce.engine.commands.main import run_command
 from bce.engine.errors import OptionsError
-from bce.engine.network.default import bundle_path
+from bce.engine.network.default import OBJECTS_VARIABLE, bundle_path, objects_path
 from bce.engine.screen import Screen
 
 if TYPE_CHECKING:
@@ -72,12 +72,19 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_taxonomy_smoothing(parser, "the bundle's, else genus=0.15,class=0.05")
     add("--raw", action="store_true", help="no prior, no smoothing: the mean of the shifts as it is")
-    add("--precision", default="fp32", help="which backbone of the bundle to run: fp32, int8 or bf16 (default: fp32)")
+    add("--precision", default="fp32", help="of the backbone: fp32, bf16 or int8 (default: fp32)")
     add(
         "--backend",
-        choices=("onnxruntime", "openvino"),
-        default="onnxruntime",
-        help="what runs the backbone; openvino is checked against onnxruntime first (default: onnxruntime)",
+        choices=("auto", "compiled", "onnxruntime", "openvino"),
+        default="auto",
+        help="what runs the backbone: auto takes kernels compiled for this CPU, else onnxruntime; what runs is held to "
+        "onnxruntime's numbers first (default: auto)",
+    )
+    add(
+        "--objects",
+        type=Path,
+        metavar="DIR",
+        help=f"a folder with kernels that were compiled ahead (default: ${OBJECTS_VARIABLE}, else none)",
     )
     add(
         "--budget-minutes",
@@ -209,6 +216,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
             shifts_s=None if args.shifts is None else parse_shifts(args.shifts),
             precision=args.precision,
             backend=args.backend,
+            objects=objects_path() if args.objects is None else args.objects,
             stall_s=args.stall_seconds,
         ),
         postprocess=PostprocessOptions.raw() if args.raw else None,

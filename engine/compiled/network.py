@@ -66,7 +66,7 @@ class CompiledNetwork:
 
         def ir(target: Target) -> str:
             if precision == "bf16" and not target.bf16:
-                raise CompiledError("this CPU has no bfloat16 arithmetic (AVX512_BF16): leave --precision at fp32")
+                raise CompiledError("this CPU has no bfloat16 arithmetic (AVX512_BF16)")
             if target.isa not in programs:
                 programs[target.isa] = generate(layers, precision, ISAS[target.isa])
             return ir_for(programs[target.isa].text, target.attributes)

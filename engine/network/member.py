@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ class Member:
 
     Args:
         bundle: a checked bundle.
-        precision, backend, threads: as in :class:`bce.engine.network.model.Model`.
+        precision, backend, threads, objects: as in :class:`bce.engine.network.model.Model`.
 
     Attributes:
         window: the bundle's windows.
@@ -32,11 +33,18 @@ class Member:
         BundleError, OptionsError: as :class:`bce.engine.network.model.Model` and the bundle's frontend do.
     """
 
-    def __init__(self, bundle: Bundle, precision: str = "fp32", backend: str = "onnxruntime", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str = "fp32",
+        backend: str = "auto",
+        threads: int = 1,
+        objects: Path | None = None,
+    ) -> None:
         self.window = bundle.manifest.window
         self.grid = bundle.manifest.grid
         self.frontend = bundle.frontend()
-        self.model = Model(bundle, precision, backend, threads)
+        self.model = Model(bundle, precision, backend, threads, objects)
         self._reduce = bundle.manifest.placing.reduce
 
     def compute(

@@ -22,17 +22,29 @@ class Model:
 
     Args:
         bundle: a checked bundle.
-        precision: which backbone to run, one of the bundle's variants; "bf16" with OpenVINO.
-        backend: what runs the backbone, one of :data:`bce.engine.network.runtimes.BACKENDS`.
-        threads: how many threads will call; only OpenVINO needs to know.
+        precision, backend, threads, objects: as in :func:`bce.engine.network.runtimes.open_backbone`.
+
+    Attributes:
+        form: what runs the backbone.
+        widths: width of each output of the backbone by name, in order.
+        outputs: the names alone.
+        classes: how many logits there are.
 
     Raises:
         BundleError: a graph cannot be loaded, or is not what the manifest says.
-        OptionsError: the backend is not installed or cannot run the precision here.
+        OptionsError: the backend is not installed, or cannot run the precision or the graph here.
     """
 
-    def __init__(self, bundle: Bundle, precision: str = "fp32", backend: str = "onnxruntime", threads: int = 1) -> None:
-        self._backbone = open_backbone(bundle, precision, backend, threads)
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str = "fp32",
+        backend: str = "auto",
+        threads: int = 1,
+        objects: Path | None = None,
+    ) -> None:
+        self._backbone = open_backbone(bundle, precision, backend, threads, objects)
+        self.form = self._backbone.form
         self.widths = self._backbone.widths
         self.outputs = tuple(self.widths)
         self.classes = len(bundle.classes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,16 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError, OptionsError
+from bce.engine.network.backbone import BackboneForm
+from bce.engine.network.checking import hold_to
 from bce.engine.network.manifest import Input
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
-LIMITS = {"fp32": 1e-3, "bf16": 0.1}
-"""Most relative L2 of an output against ONNX Runtime's; for bf16 the limit that int8 has too.
-
-In float32 the two differ by 2e-6 on sound and, with seeded weights, by up to 1e-4 on silence.
-"""
-
-ROUNDS = 2
 REPORTER = "openvino_telemetry"
 
 
@@ -94,7 +90,7 @@ class OpenVinoBackbone:
         except RuntimeError as error:
             raise BundleError(f"cannot be compiled by OpenVINO: {str(error).strip().splitlines()[0]}", path) from error
         self.path = path
-        self.precision = precision
+        self.form = BackboneForm("openvino", precision)
         self.widths = dict(widths)
         self._places = range(len(compiled.outputs))
         self._requests: SimpleQueue[Any] = SimpleQueue()
@@ -114,29 +110,12 @@ class OpenVinoBackbone:
             self._requests.put(request)
         return [np.concatenate(output) for output in zip(*rows, strict=True)]
 
-    def check(self, windows: NDArray[np.float32], expected: Sequence[NDArray[np.float32]]) -> None:
-        """Hold every inference request to known outputs, more than once.
-
-        Args:
-            windows: float32 [windows, *shape].
-            expected: the outputs in order, float32 [windows, width].
-
-        Raises:
-            BundleError: naming the output and by how much it is off.
-        """
-        limit = LIMITS[self.precision]
+    def check(self, inputs: NDArray[np.float32], expected: Sequence[NDArray[np.float32]]) -> None:
+        """Hold every inference request to ONNX Runtime's outputs: see :func:`bce.engine.network.checking.hold_to`."""
         requests = [self._requests.get() for _ in range(self._count)]
         try:
-            for request in requests * ROUNDS:
-                for index, window in enumerate(windows):
-                    for name, want, got in zip(self.widths, expected, self._infer(request, window[None]), strict=True):
-                        off = np.linalg.norm(got[0] - want[index]) / max(float(np.linalg.norm(want[index])), 1e-12)
-                        if not off <= limit:  # NaN is not within any limit
-                            raise BundleError(
-                                f"OpenVINO's {name} ({self.precision}) is {off:.2g} off ONNX Runtime's (relative L2), "
-                                f"at most {limit:g} is accepted: run without --backend openvino",
-                                self.path,
-                            )
+            for request in requests:
+                hold_to(expected, partial(self._infer, request), inputs, self.widths, self.form, self.path)
         finally:
             for request in requests:
                 self._requests.put(request)

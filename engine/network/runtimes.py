@@ -1,122 +1,99 @@
-"""What runs a backbone graph: ONNX Runtime, or another runtime that was held to ONNX Runtime's numbers first."""
+"""What runs a backbone graph: compiled kernels or another runtime, held to ONNX Runtime's numbers first, or that."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bce.engine.errors import BundleError, one_line
-from bce.engine.geometry import WindowSpec
+from bce.engine.errors import BundleError, CompiledError, OptionsError
+from bce.engine.network.backbone import Backbone
 from bce.engine.network.bundle import Bundle
-from bce.engine.network.onnx_runtime import ort
-from bce.engine.network.sessions import check_nodes, open_session, run_session
+from bce.engine.network.checking import NotTheSameError, check_inputs
+from bce.engine.network.mbconv import NotMbconv, read_layers
+from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
 
-BACKENDS = ("onnxruntime", "openvino")
 PRECISIONS = ("fp32", "int8", "bf16")
+RUNS = {
+    "auto": PRECISIONS,
+    "compiled": ("fp32", "bf16"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16"),
+}
+"""The precisions that there are with each backend."""
+BACKENDS = tuple(RUNS)
 
 
-class Backbone(Protocol):
-    """A backbone ready to run. Calls are thread-safe."""
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Width of each output by name, in the graph's order."""
-
-    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The outputs in order, each float32 [windows, width], for inputs float32 [windows, *shape of one].
-
-        Raises:
-            BundleError: the graph fails, or gives another shape than it says.
-        """
-
-
-class OnnxRuntimeBackbone:
-    """A bundle's backbone in ONNX Runtime.
-
-    Args:
-        bundle: a checked bundle.
-        precision: one of the bundle's variants.
+def check_backend(backend: str, precision: str) -> None:
+    """Refuse a precision that a backend does not have anywhere.
 
     Raises:
-        BundleError: the precision is not there, ONNX Runtime cannot load the graph, or its input or outputs are not
-            those that the manifest names.
+        OptionsError: naming those that it has.
     """
-
-    def __init__(self, bundle: Bundle, precision: str) -> None:
-        self._path = bundle.backbone(precision)
-        self._session = open_session(self._path)
-        _check(self._session, bundle, self._path)
-        self._input = bundle.manifest.input.name
-        self.widths = {output.name: int(output.shape[1]) for output in self._session.get_outputs()}
-
-    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """See :class:`Backbone`."""
-        return run_session(self._session, self._path, {self._input: inputs}, self.widths)
+    if precision not in RUNS[backend]:
+        raise OptionsError(f"the {backend} backend runs {' and '.join(RUNS[backend])}, not {precision}")
 
 
-def open_backbone(bundle: Bundle, precision: str, backend: str, threads: int) -> Backbone:
-    """A bundle's backbone in the runtime that was asked for.
+def open_backbone(
+    bundle: Bundle, precision: str, backend: str, threads: int = 1, objects: Path | None = None
+) -> Backbone:
+    """A bundle's backbone in what was asked for; whatever is not ONNX Runtime is held to its numbers first.
 
     Args:
         bundle: a checked bundle.
-        precision: one of the bundle's variants; "bf16" with OpenVINO.
-        backend: one of :data:`BACKENDS`; OpenVINO is checked against ONNX Runtime before it is believed.
-        threads: how many threads will call.
+        precision: one of :data:`PRECISIONS`; "int8" is another graph of the bundle, "bf16" its float32 one.
+        backend: one of :data:`BACKENDS`; "auto" is compiled kernels where there are any for the precision, the graph
+            and this CPU, and their numbers are ONNX Runtime's, else ONNX Runtime. It never takes another precision.
+        threads: how many threads will call; only OpenVINO needs to know.
+        objects: a folder that the user names, with kernels that were compiled ahead.
 
     Raises:
         BundleError: the graph cannot be loaded or is not what the manifest says, or OpenVINO's numbers are not ONNX
             Runtime's.
-        OptionsError: OpenVINO is not installed or cannot run the precision here.
+        OptionsError: the backend cannot run the precision or the graph here, or ``objects`` is not a folder for it.
     """
+    check_backend(backend, precision)
     if backend == "onnxruntime":
         return OnnxRuntimeBackbone(bundle, precision)
-    from bce.engine.network.openvino_backbone import OpenVinoBackbone
-
+    if precision not in RUNS["compiled"]:
+        return OnnxRuntimeBackbone(bundle, precision, f"there are no compiled kernels for {precision}")
     trusted = OnnxRuntimeBackbone(bundle, "fp32")
-    other = OpenVinoBackbone(bundle.backbone("fp32"), bundle.manifest.input, precision, threads, trusted.widths)
+    if backend == "openvino":
+        from bce.engine.network.openvino_backbone import OpenVinoBackbone
+
+        other = OpenVinoBackbone(bundle.backbone(), bundle.manifest.input, precision, threads, trusted.widths)
+        inputs = check_inputs(bundle)
+        try:
+            other.check(inputs, trusted.run(inputs))
+        except NotTheSameError as error:
+            raise BundleError(f"{error.reason}: run without --backend openvino", error.path) from error
+        return other
+    try:
+        return _compiled(bundle, precision, trusted, objects)
+    except (NotMbconv, CompiledError, NotTheSameError) as error:
+        if precision != "fp32":
+            raise OptionsError(
+                f"{error.reason}, so {precision} cannot run here: leave --precision at fp32", error.path
+            ) from error
+        if backend == "compiled":
+            raise OptionsError(
+                f"{error.reason}, so the backbone cannot run compiled: leave --backend at auto", error.path
+            ) from error
+        file = "" if error.path is None else f"{Path(error.path).name} "
+        trusted.form = replace(trusted.form, why=file + error.reason)
+        return trusted
+
+
+def _compiled(bundle: Bundle, precision: str, trusted: OnnxRuntimeBackbone, objects: Path | None) -> Backbone:
+    """The compiled backbone, which gives what ``trusted`` gives."""
+    from bce.engine.network.compiled_backbone import CompiledBackbone, check_objects
+
+    if objects is not None:
+        check_objects(objects)
+    layers = read_layers(bundle.backbone())  # says soonest that there are no kernels
     inputs = check_inputs(bundle)
-    other.check(inputs, trusted.run(inputs))
-    return other
-
-
-def check_inputs(bundle: Bundle) -> NDArray[np.float32]:
-    """Inputs [2, *shape] to hold one runtime against another with: fading noise under two tones, and silence."""
-    frontend = bundle.frontend()
-    found = np.empty((2, *frontend.shape), np.float32)
-    for samples, out in zip(_check_sounds(bundle.manifest.window), found, strict=True):
-        frontend.open(samples).window(0, out)
-    return found
-
-
-def _check_sounds(window: WindowSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    seconds = np.arange(window.samples) / window.sample_rate
-    noise = np.random.default_rng(0).normal(0, 0.05, len(seconds)) * np.exp(-seconds)
-    late = seconds > 0.4 * window.window_s
-    tones = 0.1 * np.sin(2 * np.pi * 3000 * seconds) * late + 0.05 * np.sin(2 * np.pi * 700 * seconds)
-    return (noise + tones).astype(np.float32), np.zeros(len(seconds), np.float32)
-
-
-def _check(session: ort.InferenceSession, bundle: Bundle, path: Path) -> None:
-    """Refuse a graph whose input and outputs are not those that the manifest names."""
-    manifest = bundle.manifest
-    wanted = manifest.input
-    found = [(node.name, tuple(node.shape[1:])) for node in session.get_inputs()]
-    if found != [(wanted.name, wanted.shape)]:
-        takes = ", ".join(f"{name} {list(shape)}" for name, shape in found)
-        raise BundleError(
-            f"takes {one_line(takes)}, but the manifest names {one_line(wanted.name)} {list(wanted.shape)}", path
-        )
-    check_nodes(session, path, one_window=True)
-    names = [output.name for output in session.get_outputs()]
-    if names != list(manifest.output_names):
-        expected = ", ".join(manifest.output_names)
-        raise BundleError(f"puts out {one_line(', '.join(names))}, but the manifest names {one_line(expected)}", path)
-    for node, output in zip(session.get_outputs(), manifest.outputs, strict=True):
-        shape = list(node.shape[1:])
-        if output.width is not None and shape != [output.width]:
-            raise BundleError(f"puts out {output.name} {shape}, but the manifest says {output.width} numbers", path)
-        if len(shape) != 1 or not isinstance(shape[0], int):
-            raise BundleError(f"puts out {output.name} {shape}, expected a known number for each window", path)
+    with ThreadPoolExecutor(1) as beside:  # neither waits for the other
+        expected = beside.submit(trusted.run, inputs)
+        compiled = CompiledBackbone(bundle.backbone(), layers, precision, trusted.widths, objects)
+        compiled.check(inputs, expected.result())
+    return compiled

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError, first_line, one_line
 from bce.engine.network.onnx_runtime import ort
+from bce.engine.network.rows import check_rows
 
 _QUIET = 4
 """Its errors come as exceptions too: what it prints beside them is said twice."""
@@ -83,15 +84,7 @@ def run_session(
         found: list[NDArray[np.float32]] = session.run(list(widths), dict(feed))
     except Exception as error:
         raise BundleError(f"fails when it runs: {first_line(error, 300)}", path) from error
-    windows = len(next(iter(feed.values())))
-    for (name, width), values in zip(widths.items(), found, strict=True):
-        if values.shape != (windows, width):
-            raise BundleError(
-                f"gives {one_line(name)} as {list(values.shape)} for {windows} windows, expected [{windows}, {width}]",
-                path,
-            )
-        if not np.isfinite(values).all() and all(np.isfinite(given).all() for given in feed.values()):
-            raise BundleError(f"gives {one_line(name)} with numbers that are not finite", path)
+    check_rows(found, widths, len(next(iter(feed.values()))), feed.values(), path)
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Literal, Self, get_args
 
 from bce.engine.audio.reader import AudioBlock
@@ -15,8 +16,9 @@ from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import OptionsError, shown
 from bce.engine.geometry import check_reach, check_shifts
 from bce.engine.network.bundle import Bundle
+from bce.engine.network.default import objects_path
 from bce.engine.network.member import Member
-from bce.engine.network.runtimes import BACKENDS, PRECISIONS
+from bce.engine.network.runtimes import BACKENDS, PRECISIONS, check_backend
 from bce.engine.recording import Recording
 from bce.engine.results import BlockResult, Part, RecordingResult, Shifts, whole_recordings
 from bce.engine.run.pace import Pace, SteadyPace, Stop
@@ -42,8 +44,11 @@ class EngineOptions:
         threads: busy threads in all, at least 1; default: the CPUs that this process may use.
         shifts_s: test-time shifts of each chunk's window, in seconds; None for the bundle's own.
         precision: which backbone of the bundle, one of :data:`bce.engine.network.runtimes.PRECISIONS`; "bf16" is its
-            float32 one in bfloat16, with the openvino backend only.
-        backend: what runs the backbone, "onnxruntime" or "openvino".
+            float32 one in bfloat16.
+        backend: what runs the backbone: "auto" is compiled kernels where there are any for the bundle, the precision
+            and this CPU, and their numbers are ONNX Runtime's, else ONNX Runtime; or "compiled", "onnxruntime",
+            "openvino".
+        objects: a folder with kernels that were compiled ahead, never one in a bundle; default: ``$BCE_OBJECTS``.
         stall_s: a reader that delivers nothing for so many seconds fails its recording; above 0. A deadline may ask for
             less patience.
         features: keep the backbone's features as a mean over a chunk's shifts ("chunk") or one by one ("window").
@@ -56,8 +61,9 @@ class EngineOptions:
     shifts_s: Shifts | None = None
     precision: str = "fp32"
     features: FeaturesPer | None = None
-    backend: str = "onnxruntime"
+    backend: str = "auto"
     stall_s: float = STALL_S
+    objects: Path | None = field(default_factory=objects_path)
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or isinstance(self.threads, bool) or self.threads < 1:
@@ -75,8 +81,11 @@ class EngineOptions:
         ):
             if value not in allowed:
                 raise OptionsError(f"{name} is {shown(value)}, it must be one of {', '.join(map(str, allowed))}")
-        if self.precision == "bf16" and self.backend != "openvino":
-            raise OptionsError("bf16 needs --backend openvino: ONNX Runtime has no bfloat16 on CPUs")
+        check_backend(self.backend, self.precision)
+        if self.objects is not None:
+            if not isinstance(self.objects, str | os.PathLike):
+                raise OptionsError(f"objects is {shown(self.objects)}, it must be a folder")
+            object.__setattr__(self, "objects", Path(self.objects))
         if self.shifts_s is not None:
             if not isinstance(self.shifts_s, Iterable):
                 raise OptionsError(f"shifts are {self.shifts_s!r}, they must be a list of seconds")
@@ -115,7 +124,8 @@ class Engine:
         self.bundle = bundle
         self.options = options or EngineOptions()
         self.shifts_s = self.options.shifts_for(bundle)
-        self._member: Member | None = Member(bundle, self.options.precision, self.options.backend, self.options.threads)
+        asked = self.options
+        self._member: Member | None = Member(bundle, asked.precision, asked.backend, asked.threads, asked.objects)
         self.grid = bundle.manifest.grid
         self.stop_switch = Stop()
         self._busy = threading.Lock()

@@ -94,6 +94,9 @@ def _run(
     headers = Headers(recordings, engine.member.window.sample_rate, engine.grid, stop, engine.options.stall_s)
     pace = _pace(engine, options, recordings, headers)
     progress = Progress(len(recordings), quiet=options.quiet)
+    form = engine.member.model.form
+    report.backbone = form.record()
+    progress.say(f"backbone: {form}")
     for line in () if postprocessor is None else postprocessor.describe():
         progress.say(line)
     outputs = Outputs(
@@ -174,6 +177,7 @@ def _settings(bundle: Bundle, options: RunOptions, postprocess: PostprocessOptio
         "shifts_s": list(options.engine.shifts_for(bundle)),
         "precision": options.engine.precision,
         "backend": options.engine.backend,
+        "objects": None if options.engine.objects is None else str(options.engine.objects),
         "budget": None if options.budget is None else asdict(options.budget),
         "postprocess": asdict(postprocess),
         "priors": None if options.priors is None else str(options.priors),

@@ -24,7 +24,7 @@ class RunOptions:
         features_per: features as a mean over a chunk's shifts ("chunk") or of every window ("window").
         sample_submission: a table whose rows and order the output must have.
         name_rule: how site and time are read from file names; default: BirdCLEF's.
-        engine: threads, shifts, precision; its features follow from ``features_out``.
+        engine: threads, shifts, precision, backend; its features follow from ``features_out``.
         postprocess: prior, Gaussian and taxonomy smoothing; None for the values that the bundle was tuned to.
         required: post-processing steps that were asked for by name: without what they need the run is refused.
         priors: a site x hour table in place of the bundle's own.

@@ -61,7 +61,13 @@ class Outputs:
             if features_out is not None:
                 widths, manifest = engine.member.model.widths, bundle.manifest
                 self._features = FeatureSink(
-                    features_out, widths, manifest.window, grid, bundle=bundle.identity, notice=manifest.notice
+                    features_out,
+                    widths,
+                    manifest.window,
+                    grid,
+                    bundle=bundle.identity,
+                    backbone=str(engine.member.model.form),
+                    notice=manifest.notice,
                 )
                 self._sinks.append(self._features)
         except BaseException:

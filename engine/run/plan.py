@@ -28,6 +28,7 @@ class Plan:
         unreadable: see above.
         chunks: by the headers.
         audio_s: by the headers.
+        backbone: what runs it.
         minutes: wall time by number of shifts, start-up included.
     """
 
@@ -35,12 +36,14 @@ class Plan:
     unreadable: int
     chunks: int
     audio_s: float
+    backbone: str
     minutes: dict[int, float]
 
     def lines(self, budget_minutes: float | None = None) -> list[str]:
         """The plan for people; with a budget each line says how much of it is used."""
         bad = f" ({self.unreadable} cannot be opened)" if self.unreadable else ""
         lines = [f"{self.recordings} recordings{bad}, {self.audio_s / 3600:.2f} h of audio, {self.chunks} chunks"]
+        lines.append(f"backbone: {self.backbone}")
         for shifts, minutes in self.minutes.items():
             share = "" if budget_minutes is None else f", {minutes / budget_minutes:.0%} of {budget_minutes:g} minutes"
             speed = self.audio_s / 60 / minutes if minutes else float("inf")
@@ -55,7 +58,7 @@ def plan(bundle: Bundle, options: EngineOptions, recordings: Sequence[Recording]
 
     Args:
         bundle: what would be run.
-        options: threads, shifts and precision of the run.
+        options: threads, shifts, precision and backend of the run.
         recordings: all of them.
         start_up_s: what the process took before it could begin.
 
@@ -86,7 +89,7 @@ def plan(bundle: Bundle, options: EngineOptions, recordings: Sequence[Recording]
     for shifts_s in shift_ladder(engine.shifts_s, window):
         seconds_per_chunk = _seconds_per_chunk(engine, begin, shifts_s)
         minutes[len(shifts_s)] = (start_up_s + seconds_per_chunk * chunks) / 60
-    return Plan(len(recordings), unreadable, chunks, audio_s, minutes)
+    return Plan(len(recordings), unreadable, chunks, audio_s, str(engine.member.model.form), minutes)
 
 
 def _seconds_per_chunk(engine: Engine, recordings: Sequence[Recording], shifts_s: tuple[float, ...]) -> float:

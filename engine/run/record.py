@@ -24,6 +24,7 @@ class RunReport:
     Attributes:
         settings: what was asked for and what follows from it.
         bundle: name, identity, source, geometry and notice of the bundle.
+        backbone: what ran it, :meth:`bce.engine.network.backbone.BackboneForm.record`; None where nothing was run.
         sample_rate: of the bundle's windows, in Hz.
         recordings: one entry per recording, in order.
         rows, filled: rows of the table, and how many of them were filled because they could not be computed.
@@ -38,6 +39,7 @@ class RunReport:
 
     settings: dict[str, Any] = field(default_factory=dict)
     bundle: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] | None = None
     sample_rate: int | None = None
     recordings: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
@@ -112,6 +114,7 @@ class RunReport:
         content = {
             "settings": self.settings,
             "bundle": self.bundle,
+            "backbone": self.backbone,
             "versions": versions(),
             "totals": {
                 "recordings": len(self.recordings),
@@ -143,7 +146,7 @@ class RunReport:
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on, and the machine."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    for name in ("bce", "numpy", "scipy", "numba", "onnxruntime", "soundfile", "soxr", "pyarrow"):
+    for name in ("bce", "numpy", "scipy", "numba", "llvmlite", "onnxruntime", "soundfile", "soxr", "pyarrow"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

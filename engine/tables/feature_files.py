@@ -27,8 +27,9 @@ class FeatureSink:
         widths: output names and their widths.
         window: the model's windows.
         grid: the run's chunks.
-        notice: kept in the file's metadata, with ``bundle``.
-        bundle: the bundle's identity.
+        bundle: the bundle's identity; kept in the file's metadata, as what follows is.
+        backbone: what ran it.
+        notice: the bundle's.
 
     Raises:
         OptionsError: ``out`` ends otherwise.
@@ -43,6 +44,7 @@ class FeatureSink:
         grid: ChunkGrid,
         *,
         bundle: str = "",
+        backbone: str = "",
         notice: str = "",
     ) -> None:
         path = check_feature_file(out)
@@ -56,7 +58,7 @@ class FeatureSink:
                 ("end_s", pa.float64()),
                 *((name, pa.list_(pa.float32(), width)) for name, width in widths.items()),
             ],
-            metadata={"bundle": bundle, "notice": notice},
+            metadata={"bundle": bundle, "backbone": backbone, "notice": notice},
         )
         self._widths = widths
         self._window = window

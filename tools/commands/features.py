@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> list[str]:
     return [
         *notice_of(bundle),
         f"{len(paths)} recordings, {len(table)} chunks: {widths}",
+        *([f"backbone: {table.backbone}"] if table.backbone else []),
         f"{table.computed} computed, {len(paths) - table.computed - len(table.failed)} from the cache",
         *(f"{path}: {reason}" for path, reason in table.failed.items()),
         f"in {cache / cache_key(bundle, options)}",

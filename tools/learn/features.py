@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ from bce.engine.run.engine import Engine, EngineOptions, usable_cpus
 from bce.tools.data.datasets import Clips
 
 DURATION = "delivered_s"
+BACKBONE = "backbone"
+"""What computed a file's features: runtimes differ in the last digits of float32, so the key has nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class FeatureTable:
         paths: the recordings, in the order given; one that could not be read has no rows.
         failed: why recordings could not be read, by path.
         computed: recordings that were not in the cache.
+        backbone: what computed these; empty where there are none.
     """
 
     features: dict[str, NDArray[np.float32]]
@@ -65,6 +69,7 @@ class FeatureTable:
     paths: tuple[Path, ...]
     failed: dict[Path, str]
     computed: int
+    backbone: str = ""
 
     def __len__(self) -> int:
         return len(self.recording)
@@ -146,12 +151,14 @@ def read_features(
     kept = {path: found for path, file in files.items() if (found := _load(file, blocks)) is not None}
     missing = [path for path in files if path not in kept]
     failed: dict[Path, str] = {}
+    backbone = ""
     for path, found, reason in _computed(missing, bundle, blocks, options, quiet):
         if found is None:
             failed[path] = reason
         else:
             _save(files[path], found)
             kept[path] = found
+            backbone = str(found[BACKBONE])
     if not kept:
         path, reason = next(iter(failed.items()), (folder, "no recordings were given"))
         raise OptionsError(f"no recording could be read, first: {reason}", path)
@@ -169,12 +176,13 @@ def read_features(
         tuple(paths),
         failed,
         len(missing) - len(failed),
+        backbone,
     )
 
 
 def _computed(
     paths: Sequence[Path], bundle: Bundle, blocks: Sequence[str], options: FeatureOptions, quiet: bool
-) -> Iterator[tuple[Path, dict[str, NDArray[np.floating]] | None, str]]:
+) -> Iterator[tuple[Path, dict[str, NDArray[Any]] | None, str]]:
     """Each recording with its features, or None and the reason."""
     if not paths:
         return
@@ -188,22 +196,19 @@ def _computed(
     with tqdm(total=len(paths), unit="recording", disable=True if quiet else None) as bar:
         for path, result in zip(paths, engine.run(recordings), strict=True):
             if result.status == "ok":
-                yield (
-                    path,
-                    {name: result.features[name] for name in blocks} | {DURATION: np.array(result.delivered_s)},
-                    "",
-                )
+                about = {DURATION: np.array(result.delivered_s), BACKBONE: np.array(str(engine.member.model.form))}
+                yield path, {name: result.features[name] for name in blocks} | about, ""
             else:
                 yield path, None, result.reason or result.status
             bar.update()
 
 
-def _save(file: Path, arrays: Mapping[str, NDArray[np.floating]]) -> None:
+def _save(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with beside(file) as partial, open(partial, "wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[np.floating]] | None:
+def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[Any]] | None:
     """The features of a recording; None where they are not there, or not whole: they are computed again."""
     try:
         with np.load(file) as arrays:

@@ -15,6 +15,7 @@ from support.sounds import write_sound
 
 from bce.engine import Bundle
 from bce.engine.commands.infer import main
+from bce.engine.network.model import Model
 from bce.engine.tables.scores import read_scores
 
 
@@ -195,10 +196,11 @@ def test_a_plan_tells_the_time_and_writes_nothing(
     assert run("--bundle", small_bundle.path, "--plan", "--quiet", "--budget-minutes", 90, soundscapes) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "5 recordings, 0.06 h of audio, 44 chunks"
-    assert [line.split()[0] for line in lines[1:]] == ["5", "3", "1"]
-    minutes = [float(line.split(":")[1].split()[0]) for line in lines[1:]]
+    assert lines[1] == f"backbone: {Model(small_bundle).form}"
+    assert [line.split()[0] for line in lines[2:]] == ["5", "3", "1"]
+    minutes = [float(line.split(":")[1].split()[0]) for line in lines[2:]]
     assert all(0 <= m < 10 for m in minutes)
-    assert all("of 90 minutes" in line for line in lines[1:])
+    assert all("of 90 minutes" in line for line in lines[2:])
     assert os.listdir(tmp_path) == []
 
 

@@ -14,10 +14,10 @@ import pytest
 from bce.engine.commands.infer import main
 from bce.engine.errors import BundleError, OptionsError
 from bce.engine.network.bundle import Bundle
+from bce.engine.network.checking import check_inputs
 from bce.engine.network.default import DEFAULT_BUNDLE
 from bce.engine.network.model import Model
 from bce.engine.network.openvino_backbone import OpenVinoBackbone, load_openvino
-from bce.engine.network.runtimes import check_inputs
 from bce.engine.tables.scores import read_scores
 
 
@@ -46,7 +46,8 @@ def relative_l2(got: np.ndarray, want: np.ndarray) -> float:
 
 def test_float32_is_onnx_runtimes_from_several_threads(openvino: Any, small_bundle: Bundle) -> None:
     windows = log_mels(12)
-    expected = Model(small_bundle).features(windows)
+    trusted = Model(small_bundle, backend="onnxruntime")
+    expected = trusted.features(windows)
     model = Model(small_bundle, backend="openvino", threads=2)
     with ThreadPoolExecutor(4) as pool:  # more callers than requests: they wait for their turn
         found = list(pool.map(lambda index: model.features(windows[index : index + 1]), range(len(windows))))
@@ -54,15 +55,13 @@ def test_float32_is_onnx_runtimes_from_several_threads(openvino: Any, small_bund
         assert relative_l2(np.concatenate([one[name] for one in found]), want) < 1e-3
     whole = model.features(windows)
     assert all(relative_l2(whole[name], want) < 1e-3 for name, want in expected.items())
-    np.testing.assert_array_equal(
-        model.logits(expected), Model(small_bundle).logits(expected), "the head stays with ONNX Runtime"
-    )
+    np.testing.assert_array_equal(model.logits(expected), trusted.logits(expected), "the head stays with ONNX Runtime")
 
 
 def test_bfloat16_is_near_for_trained_weights(bfloat16: None) -> None:
     bundle = Bundle.load(DEFAULT_BUNDLE)
     windows = check_inputs(bundle)
-    expected = Model(bundle).features(windows)
+    expected = Model(bundle, backend="onnxruntime").features(windows)
     found = Model(bundle, "bf16", "openvino").features(windows)
     errors = [relative_l2(found[name], want) for name, want in expected.items()]
     assert max(errors) < 0.03
@@ -78,12 +77,12 @@ def test_wrong_numbers_are_refused(
     def sometimes(self: OpenVinoBackbone, request: Any, window: np.ndarray) -> list[np.ndarray]:
         calls.append(request)
         rows = infer(self, request, window)
-        return [spoil(row) for row in rows] if len(calls) == 7 else rows  # only the second round of one request
+        return [spoil(row) for row in rows] if len(calls) == 10 else rows  # only the second round of one request
 
     monkeypatch.setattr(OpenVinoBackbone, "_infer", sometimes)
     with pytest.raises(BundleError, match=r"off ONNX Runtime's .* run without --backend openvino"):
         Model(small_bundle, backend="openvino", threads=2)
-    assert len(calls) == 7
+    assert len(calls) == 10
 
 
 def test_a_graph_that_cannot_be_compiled(openvino: Any, small_bundle: Bundle, tmp_path: Path) -> None:
@@ -116,7 +115,8 @@ def test_without_openvino_one_line_says_how_to_get_it(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "bf16"], "bf16 needs --backend openvino"),
+        (["--precision", "bf16", "--backend", "onnxruntime"], "the onnxruntime backend runs fp32 and int8, not bf16"),
+        (["--precision", "int8", "--backend", "compiled"], "the compiled backend runs fp32 and bf16, not int8"),
         (["--precision", "int8", "--backend", "openvino"], "the openvino backend runs fp32 and bf16, not int8"),
     ],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.forms import assert_compiled
 from support.proofs import quick_proof
 
 torch = pytest.importorskip("torch", reason="exports need the extra bce[export]")
@@ -25,6 +26,7 @@ from bce.engine.frontends.base import FrontendSpec  # noqa: E402
 from bce.engine.frontends.perch import WINDOW  # noqa: E402
 from bce.engine.network.bundle import Bundle  # noqa: E402
 from bce.engine.network.manifest import Head, Input, Output, Placing, Score, WindowSpec  # noqa: E402
+from bce.engine.network.model import Model  # noqa: E402
 from bce.engine.post.options import PostprocessOptions  # noqa: E402
 from bce.engine.post.priors import Priors  # noqa: E402
 from bce.engine.run.infer import postprocess_options  # noqa: E402
@@ -302,6 +304,7 @@ def test_an_existing_bundle_is_replaced_only_by_force(
     (out / "recording.wav").unlink()
     assert main([*arguments[:3], "1", *arguments[4:], "--force"]) == 0
     assert Bundle.load(out).manifest.output_names == ("block_1",)
+    assert_compiled(Model(Bundle.load(out)).form)
     assert os.listdir(tmp_path) == ["bundle"]
 
 

@@ -50,7 +50,7 @@ def test_rows_are_the_backbone_on_each_chunk(bundle: Bundle, recordings: tuple[P
         part = samples[160_000 * chunk : 160_000 * (chunk + 1)]
         window[: len(part)] = part
         windows.append(perch.log_mel_reference(window, "none"))
-    expected = Model(bundle).features(np.stack(windows).astype(np.float32))
+    expected = Model(bundle, backend="onnxruntime").features(np.stack(windows).astype(np.float32))
     assert list(table.features) == list(bundle.manifest.blocks)
     for name, values in table.features.items():
         scale = np.abs(expected[name]).max()
@@ -70,7 +70,10 @@ def test_a_recording_is_computed_once_wherever_it_lies(
     moved = tmp_path / "other name.wav"
     recordings[1].rename(moved)
     second = read_features((recordings[0], moved, recordings[2]), bundle, cache, OPTIONS)
+    assert (first.backbone, second.backbone) == (str(Model(bundle).form), "")
     assert second.computed == 0
+    for file in cache.rglob("*.npz"):
+        assert np.load(file)["backbone"] == first.backbone
     for name, values in first.features.items():
         np.testing.assert_array_equal(second.features[name], values)
 
@@ -136,8 +139,13 @@ def test_the_command_says_what_it_did(
 ) -> None:
     arguments = ["features", str(recordings[0].parent), "--bundle", str(DEFAULT_BUNDLE), "--threads", "1", "--quiet",
                  "--cache", str(tmp_path / "cache")]  # fmt: skip
+    backbone = f"backbone: {Model(Bundle.load(DEFAULT_BUNDLE)).form}\n"
     assert cli.main(arguments) == 0
-    assert "3 computed, 0 from the cache" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 computed, 0 from the cache" in said
+    assert backbone in said
     assert cli.main(arguments) == 0
-    assert "0 computed, 3 from the cache" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 computed, 3 from the cache" in said
+    assert "backbone" not in said
     assert cli.main(["features", str(tmp_path / "nowhere"), "--quiet"]) == 2

@@ -1,0 +1,86 @@
+"""A bundle's backbone as kernels that are compiled for this CPU, believed only after a check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.engine.compiled.layers import Layers
+from bce.engine.compiled.network import CompiledNetwork
+from bce.engine.compiled.plan import Precision
+from bce.engine.errors import OptionsError, one_line
+from bce.engine.network.backbone import BackboneForm
+from bce.engine.network.bundle import bundle_around
+from bce.engine.network.checking import NotTheSameError, hold_to
+from bce.engine.network.rows import check_rows
+
+
+class CompiledBackbone:
+    """A backbone graph as compiled kernels. Calls are thread-safe.
+
+    Args:
+        path: the float32 graph, inputs [batch, height, width] -> outputs [batch, width].
+        layers: the same, as :func:`bce.engine.network.mbconv.read_layers` reads it.
+        precision: "fp32" or "bf16".
+        widths: width of each output by name, in order.
+        objects: a folder that the user names, see :func:`check_objects`, with kernels that were compiled ahead.
+
+    Raises:
+        CompiledError: the kernels cannot be had on this CPU or in this precision.
+        NotTheSameError: the kernels give other outputs than the graph.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        layers: Layers,
+        precision: str,
+        widths: Mapping[str, int],
+        objects: Path | None = None,
+    ) -> None:
+        folders = () if objects is None else (objects,)
+        self._network = CompiledNetwork(layers, cast(Precision, precision), folders)
+        if list(self._network.widths.items()) != list(widths.items()):
+            found = _shown(self._network.widths)
+            raise NotTheSameError(f"gives {found} when it is compiled, expected {_shown(widths)}", path)
+        self.path = path
+        self.widths = dict(widths)
+        self.form = BackboneForm("compiled", precision, self._network.form)
+
+    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """See :class:`bce.engine.network.backbone.Backbone`."""
+        found = self._outputs(inputs)
+        check_rows(found, self.widths, len(inputs), (inputs,), self.path)
+        return found
+
+    def check(self, inputs: NDArray[np.float32], expected: Sequence[NDArray[np.float32]]) -> None:
+        """Hold it to ONNX Runtime's outputs: see :func:`bce.engine.network.checking.hold_to`."""
+        hold_to(expected, self._outputs, inputs, self.widths, self.form, self.path)
+
+    def _outputs(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        rows = [self._network.run(window) for window in inputs]
+        return [np.stack(output) for output in zip(*rows, strict=True)]
+
+
+def check_objects(folder: Path) -> None:
+    """Refuse a folder of compiled objects that is no folder, or lies in a bundle: a bundle is data.
+
+    Raises:
+        OptionsError: naming it.
+    """
+    if not folder.is_dir():
+        raise OptionsError("is no folder: --objects and $BCE_OBJECTS name one that holds compiled objects", folder)
+    bundle = bundle_around(folder)
+    if bundle is not None:
+        raise OptionsError(
+            f"lies in the bundle {bundle}, and native code is never loaded out of a bundle: put it elsewhere", folder
+        )
+
+
+def _shown(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{one_line(name)} [{width}]" for name, width in widths.items())

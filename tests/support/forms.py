@@ -1,0 +1,25 @@
+"""Which form of a backbone ran: where this CPU has compiled kernels, ONNX Runtime never passes for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bce.engine.compiled.targets import Isa, Target, host_target, why_none
+from bce.engine.network.backbone import BackboneForm
+
+
+def host() -> Target:
+    """The best form that this CPU has; a test that wants kernels is skipped only where there is none at all."""
+    target = host_target()
+    if target is None:
+        pytest.skip(why_none())
+    return target
+
+
+def assert_compiled(form: BackboneForm, precision: str = "fp32", isa: Isa | None = None) -> None:
+    """Compiled kernels ran, of this CPU's best form or the one named."""
+    target = host()
+    assert form.backend == "compiled", form
+    assert form.isa == (isa or target.isa), form
+    assert form.precision == precision, form
+    assert not form.why
