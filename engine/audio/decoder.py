@@ -22,7 +22,7 @@ from bce.engine.audio.soundfiles import ForwardFile, Stretch, open_samples, open
 from bce.engine.errors import AudioError
 from bce.engine.geometry import MIN_TAIL_S
 
-READ_FRAMES = 16_384
+READ_FRAMES = 65_536
 LOUDEST = 1e7
 """Of samples, in units of full scale: counts of a 24-bit converter that were written as floats stay below it."""
 

@@ -33,6 +33,13 @@ class FlatStretches:
         """Take the next samples, float32 [samples]."""
         if not len(mono):
             return
+        last = len(mono) - 1
+        if 0 < last < self._least and mono[0] != np.float32(self._value) and mono[last] != mono[last - 1]:
+            # nothing goes on from before or behind, and what lies between is too short
+            self._end(self._seen)
+            self._start, self._value = self._seen + last, float(mono[last])
+            self._seen += len(mono)
+            return
         changes = np.concatenate([mono[:1] != np.float32(self._value), mono[1:] != mono[:-1]])
         if changes.any():
             first, last = int(changes.argmax()), len(changes) - 1 - int(changes[::-1].argmax())

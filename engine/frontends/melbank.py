@@ -1,4 +1,4 @@
-"""Perch v2's mel spectrum of single frames: the constants of its frontend, and the fast way through them.
+"""Perch v2's log-mel of single frames: the constants of its frontend, and the fast way through them.
 
 Structure and constants: google-research/perch ``chirp/models/frontend.py`` (SimpleMelspec) as the published model uses
 it: 640-sample frames every 320 samples at 32 kHz, symmetric Hann window divided by its sum, FFT of 1024, magnitudes,
@@ -14,17 +14,21 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.engine.frontends.fft import FFT_SIZE, FRAME, HALF, HOP, ROW, TILE, complex_pairs, new_tiles, spectra, tiles_of
+from bce.engine.frontends.lanes import LANES, at_least, load, root, split, store_across, zeros
 from bce.engine.jit import kernel
 
 SAMPLE_RATE = 32_000
-FRAME = 640
-HOP = 320
-FFT_SIZE = 1024
 BINS = FFT_SIZE // 2 + 1
 BANDS = 128
 LOWEST_HZ = 60.0
 HIGHEST_HZ = 16_000.0
-LANES = 8  # float64 numbers that the widest registers hold
+LOG_SCALE = 0.1
+SMALLEST = 1e-30
+"""Stands for a mel magnitude of zero where a gain is added afterwards."""
+SMALLEST_LEVEL = LOG_SCALE * math.log(SMALLEST)
+BATCH = 16
+"""Tiles that are made at a time where only their levels are wanted: half a megabyte, which stays in the cache."""
 
 
 def hann() -> NDArray[np.float64]:
@@ -35,130 +39,141 @@ def hann() -> NDArray[np.float64]:
 
 def mel_matrix() -> NDArray[np.float64]:
     """Weights [513 bins, 128 bands]: triangles that are linear on the HTK mel scale, no area normalisation."""
-    bins = _mel(np.arange(BINS) * (SAMPLE_RATE / FFT_SIZE))[:, None]
-    edges = np.linspace(_mel(LOWEST_HZ), _mel(HIGHEST_HZ), BANDS + 2)
+    bins, edges = _bins()[:, None], _edges()
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     weights = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
     weights[0] = 0.0
     return weights
 
 
+def _bins() -> NDArray[np.float64]:
+    """In mel [513]."""
+    return np.asarray(_mel(np.arange(BINS) * (SAMPLE_RATE / FFT_SIZE)))
+
+
+def _edges() -> NDArray[np.float64]:
+    """In mel [130]: band ``b`` rises from edge ``b`` to edge ``b + 1`` and falls to edge ``b + 2``."""
+    return np.linspace(_mel(LOWEST_HZ), _mel(HIGHEST_HZ), BANDS + 2)
+
+
 def _mel(hertz: Any) -> Any:
     return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 
 
-def mel_spectra(samples: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Mel magnitudes of all whole frames of some samples, the first frame at the first sample.
+def mel_levels(samples: NDArray[np.float32], lowest: float = SMALLEST_LEVEL) -> NDArray[np.float32]:
+    """Log-mel of all whole frames of some samples, the first frame at the first sample.
 
     Args:
-        samples: [samples], at least 640; the FFT is computed in float64.
+        samples: float32 [samples], at least 640.
+        lowest: value that none falls below.
 
     Returns:
-        float32 [frames, 128], frames = (samples - 320) // 320; a full-scale tone gives 0.5, magnitudes under 1e-19 may
-        give 0. Within 1e-6 of the float64 value, relatively.
+        float32 [frames, 128], frames = (samples - 320) // 320: a tenth of the natural logarithm of the mel magnitudes.
+        A full-scale tone has the magnitude 0.5; magnitudes are within 1e-6 of their float64 value, relatively, before
+        the result is rounded; those under 1e-19 may count as 1e-30. The FFT is computed in float64.
     """
-    mel = np.empty(((len(samples) - FRAME) // HOP + 1, BANDS), np.float32)
-    _mel_kernel(np.ascontiguousarray(samples, np.float64), *_TABLES, mel)
-    return mel
+    samples = np.ascontiguousarray(samples, np.float32)
+    out = np.empty(((len(samples) - FRAME) // HOP + 1, BANDS), np.float32)
+    tiles, nothing = new_tiles(BATCH), np.zeros(BATCH)
+    for first in range(0, len(out), BATCH * LANES):
+        part = out[first : first + BATCH * LANES]
+        spectra(samples[first * HOP :], len(part), HANN, nothing, tiles)
+        levels(tiles, 0, nothing, 0.0, lowest, part)
+    return out
 
 
-def _tables() -> tuple[NDArray[Any], ...]:
-    """Constant arrays of the kernel, in the order of its arguments."""
-    turns = np.exp(-2j * np.pi * np.arange(FFT_SIZE) / FFT_SIZE)
-    row_of_bin = np.zeros(FFT_SIZE, np.int64)
-    for digit in range(5):
-        row_of_bin = 4 * row_of_bin + np.arange(FFT_SIZE) // 4**digit % 4
-    bands = mel_matrix().T
-    first, count = (bands > 0).argmax(axis=1), (bands > 0).sum(axis=1)
-    halved = (bands[bands > 0] / 2).astype(np.float32)  # band after band; halved: see the magnitudes in the kernel
-    return hann(), np.ascontiguousarray(turns.real), np.ascontiguousarray(turns.imag), row_of_bin, first, count, halved
+def levels(
+    tiles: NDArray[np.float32],
+    first: int,
+    shifts: NDArray[np.float64],
+    gain: float,
+    lowest: float,
+    out: NDArray[np.float32],
+) -> None:
+    """Log-mel of frames that follow on each other: ``max(0.1 ln(mel) + gain, lowest)``.
 
-
-_TABLES = _tables()
-
-
-@numba.njit(inline="always")
-def _radix4(z, base, quarter, cosine, sine, step):  # type: ignore[no-untyped-def]
-    """One pass over ``4 * quarter`` rows of z in place, decimating in frequency.
-
-    Inlined with constant sizes, because the compiler makes vectors of the lanes only where it sees that rows differ.
+    Args:
+        tiles: their spectra, of the window :func:`hann` unless ``shifts`` is 0.
+        first: the first frame, counted from place 0; places behind the last begin anew at 0.
+        shifts: float64 [tiles that hold the frames], what is added to the samples of each tile's frames.
+        gain: see above.
+        lowest: likewise.
+        out: float32 [frames, 128], C-contiguous, to write into.
     """
-    for p in range(quarter):
-        c1, s1 = cosine[p * step], sine[p * step]
-        c2, s2 = cosine[2 * p * step], sine[2 * p * step]
-        c3, s3 = cosine[3 * p * step], sine[3 * p * step]
-        row = base + p
-        for lane in range(LANES):
-            ar, ai = z[row, 0, lane], z[row, 1, lane]
-            br, bi = z[row + quarter, 0, lane], z[row + quarter, 1, lane]
-            cr, ci = z[row + 2 * quarter, 0, lane], z[row + 2 * quarter, 1, lane]
-            dr, di = z[row + 3 * quarter, 0, lane], z[row + 3 * quarter, 1, lane]
-            even_r, even_i, odd_r, odd_i = ar + cr, ai + ci, ar - cr, ai - ci
-            sum_r, sum_i, turn_r, turn_i = br + dr, bi + di, bi - di, dr - br  # turn: -i (b - d)
-            z[row, 0, lane] = even_r + sum_r
-            z[row, 1, lane] = even_i + sum_i
-            r, i = odd_r + turn_r, odd_i + turn_i
-            z[row + quarter, 0, lane] = r * c1 - i * s1
-            z[row + quarter, 1, lane] = r * s1 + i * c1
-            r, i = even_r - sum_r, even_i - sum_i
-            z[row + 2 * quarter, 0, lane] = r * c2 - i * s2
-            z[row + 2 * quarter, 1, lane] = r * s2 + i * c2
-            r, i = odd_r - turn_r, odd_i - turn_i
-            z[row + 3 * quarter, 0, lane] = r * c3 - i * s3
-            z[row + 3 * quarter, 1, lane] = r * s3 + i * c3
+    tile, skipped = divmod(first, LANES)
+    if len(shifts) < tiles_of(skipped + len(out)) or not out.flags.c_contiguous:
+        raise ValueError(f"{len(shifts)} shifts for {len(out)} frames from {skipped} on, or their rows are not dense")
+    limits = np.array([gain, lowest], np.float32)
+    _levels_kernel(tiles.reshape(-1), tile, skipped, len(out), shifts, _WAVE, *_MEL, limits, out.reshape(-1))
 
 
-# Without nnan and ninf, reassociation and contraction only move the rounding.
-@kernel(fastmath={"contract", "reassoc"})
-def _mel_kernel(samples, window, cosine, sine, row_of_bin, first, count, weights, mel):  # type: ignore[no-untyped-def]
-    """Mel magnitudes [frames, 128] of the frames at samples 0, 320, 640, ...; 16 frames at a time.
+def _mel_tables() -> tuple[NDArray[Any], ...]:
+    """The first bin behind each edge [130]; of each bin [2 x 512] its weights in the band that falls and that rises."""
+    begins = np.minimum(np.searchsorted(_bins(), _edges()), HALF)
+    matrix = np.pad(mel_matrix(), ((0, 0), (1, 1)))  # with bands of nothing at both ends
+    weights = np.zeros((HALF, 2), np.float32)
+    for interval in range(BANDS + 1):
+        bins = slice(begins[interval], begins[interval + 1])
+        weights[bins] = matrix[bins, interval : interval + 2]
+    return begins, weights.reshape(-1)
 
-    Two real frames make one complex signal z = a + i b, eight such signals lie side by side in the lanes. The radix-4
-    FFT leaves bin k in row ``row_of_bin[k]``; |A(k)| = |Z(k) + conj Z(-k)| / 2 and |B(k)| = |Z(k) - conj Z(-k)| / 2.
+
+HANN = hann()
+_WAVE = complex_pairs(np.fft.rfft(HANN, FFT_SIZE)[:HALF]).astype(np.float32)  # the spectrum of samples of 1
+_MEL = _mel_tables()
+_LOG_1P = np.array(
+    [
+        *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1),
+        *(-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
+    ],
+    np.float32,
+)
+"""(ln(1 + r) - r + r^2 / 2) / r^3 for sqrt(1/2) < 1 + r < sqrt(2), from r^8 on: S. Moshier, Cephes, ``logf``."""
+_LN_2 = np.float32(0.693359375), np.float32(-2.12194440e-4)  # high and low part
+
+
+@numba.njit(forceinline=True)
+def _log(x):  # type: ignore[no-untyped-def]
+    """Natural logarithms of eight positive float32, within a unit in the last place or so."""
+    mantissa, exponent = split(x)
+    r = mantissa - np.float32(1)
+    p = r * _LOG_1P[0] + _LOG_1P[1]
+    p = p * r + _LOG_1P[2]
+    p = p * r + _LOG_1P[3]
+    p = p * r + _LOG_1P[4]
+    p = p * r + _LOG_1P[5]
+    p = p * r + _LOG_1P[6]
+    p = p * r + _LOG_1P[7]
+    p = p * r + _LOG_1P[8]
+    square = r * r
+    small = exponent * _LN_2[1] + p * (r * square) - square * np.float32(0.5)
+    return exponent * _LN_2[0] + (r + small)
+
+
+@kernel()
+def _levels_kernel(tiles, tile, skipped, frames, shifts, wave, begins, weights, limits, out):  # type: ignore[no-untyped-def]
+    """See :func:`levels`; ``limits`` are gain and lowest.
+
+    Between two edges one band falls and the next one rises: each magnitude is used as soon as it is there.
     """
-    hops = np.zeros((HOP, 2 * LANES + 1))  # the samples of 17 hops, transposed: lanes are neighbours
-    z = np.empty((FFT_SIZE, 2, LANES))
-    magnitude = np.empty((BINS, 2 * LANES), np.float32)
-    flat = magnitude.ravel()
-    total = np.empty(2 * LANES, np.float32)
-    for start in range(0, len(mel), 2 * LANES):
-        frames = min(2 * LANES, len(mel) - start)
-        for i in range(HOP):
-            for hop in range(frames + 1):
-                hops[i, hop] = samples[(start + hop) * HOP + i]
-        for half in range(FRAME // HOP):
-            for i in range(HOP):
-                for lane in range(LANES):
-                    z[half * HOP + i, 0, lane] = hops[i, half + lane] * window[half * HOP + i]
-                    z[half * HOP + i, 1, lane] = hops[i, half + LANES + lane] * window[half * HOP + i]
-        z[FRAME:] = 0.0
+    for at in range((skipped + frames + LANES - 1) // LANES):
+        base = (tile + at) * TILE % len(tiles)
+        shift = np.float32(shifts[at])
+        frame = at * LANES - skipped
+        begin, end = max(0, -frame), min(LANES, frames - frame)
+        rose = zeros()
+        for interval in range(BANDS + 1):
+            falling, rising = rose, zeros()
+            for k in range(begins[interval], begins[interval + 1]):
+                re = load(tiles, base + k * ROW) + shift * wave[2 * k]
+                im = load(tiles, base + k * ROW + LANES) + shift * wave[2 * k + 1]
+                magnitude = root(re * re + im * im)
+                falling = falling + magnitude * weights[2 * k]
+                rising = rising + magnitude * weights[2 * k + 1]
+            rose = rising
+            if interval:
+                level = at_least(_log(at_least(falling, _SMALLEST)) * _LOG_SCALE + limits[0], limits[1])
+                store_across(out, frame * BANDS + interval - 1, BANDS, begin, end, level)
 
-        _radix4(z, 0, 256, cosine, sine, 1)
-        for q in range(0, 1024, 256):
-            _radix4(z, q, 64, cosine, sine, 4)
-            for r in range(q, q + 256, 64):
-                _radix4(z, r, 16, cosine, sine, 16)
-                for t in range(r, r + 64, 16):
-                    _radix4(z, t, 4, cosine, sine, 64)
-                    for u in range(t, t + 16, 4):
-                        _radix4(z, u, 1, cosine, sine, 256)
 
-        for k in range(BINS):
-            row, mirror = row_of_bin[k], row_of_bin[(FFT_SIZE - k) % FFT_SIZE]
-            for lane in range(LANES):
-                zr, zi = z[row, 0, lane], z[row, 1, lane]
-                mr, mi = z[mirror, 0, lane], z[mirror, 1, lane]
-                magnitude[k, lane] = (zr + mr) ** 2 + (zi - mi) ** 2
-                magnitude[k, LANES + lane] = (zr - mr) ** 2 + (zi + mi) ** 2
-        for k in range(len(flat)):
-            flat[k] = math.sqrt(flat[k])
-
-        at = 0
-        for band in range(BANDS):
-            total[:] = 0.0
-            for k in range(first[band], first[band] + count[band]):
-                for lane in range(2 * LANES):
-                    total[lane] += weights[at] * magnitude[k, lane]
-                at += 1
-            for frame in range(frames):
-                mel[start + frame, band] = total[frame]
+_SMALLEST, _LOG_SCALE = np.float32(SMALLEST), np.float32(LOG_SCALE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bce.engine.errors import BundleError
 from bce.engine.frontends.base import FrontendSpec, make_frontend
-from bce.engine.frontends.melbank import mel_matrix, mel_spectra
+from bce.engine.frontends.melbank import mel_levels, mel_matrix
 from bce.engine.frontends.perch import WINDOW as SPEC
 from bce.engine.frontends.perch import LogMelBlock, PerchFrontend, log_mel, log_mel_reference, spec
 from bce.engine.geometry import ChunkGrid, WindowSpec
@@ -39,6 +39,13 @@ def mel_weights() -> np.ndarray:
 
 
 WEIGHTS = mel_weights()
+
+
+def levels_by_numpy(samples: np.ndarray) -> np.ndarray:
+    """0.1 ln of the mel magnitudes of whole frames, in float64."""
+    hann = np.hanning(640) / np.hanning(640).sum()
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), 640)[::320]
+    return 0.1 * np.log(np.maximum(np.abs(np.fft.rfft(frames * hann, 1024)) @ WEIGHTS, 1e-30))
 
 
 def definition(window: np.ndarray, preparation: str) -> np.ndarray:
@@ -203,12 +210,61 @@ def test_impossible_blocks_and_preparations_are_refused():
 
 
 @settings(max_examples=40, deadline=None)
-@given(frames=st.integers(1, 40), extra=st.integers(0, 319), seed=st.integers(0, 1000))
-def test_spectra_of_any_number_of_frames(frames, extra, seed):
-    samples = np.random.default_rng(seed).uniform(-1, 1, 320 * (frames + 1) + extra)
-    hann = np.hanning(640) / np.hanning(640).sum()
-    expected = [np.abs(np.fft.rfft(samples[320 * t : 320 * t + 640] * hann, 1024)) @ WEIGHTS for t in range(frames)]
-    np.testing.assert_allclose(mel_spectra(samples), expected, rtol=2e-6)
+@given(
+    frames=st.integers(1, 300),
+    extra=st.integers(0, 319),
+    seed=st.integers(0, 1000),
+    scale=st.sampled_from([1e-12, 1e-4, 1.0, 1e6]),
+)
+def test_levels_of_any_number_of_frames(frames, extra, seed, scale):
+    samples = (scale * np.random.default_rng(seed).uniform(-1, 1, 320 * (frames + 1) + extra)).astype(np.float32)
+    # 1e-6 of a magnitude is 1e-7 of a level; the rest is the rounding of the level itself
+    np.testing.assert_allclose(mel_levels(samples), levels_by_numpy(samples), atol=1e-7, rtol=2**-23)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kind=st.sampled_from(["silence", "impulse", "constant", "tone", "quiet", "two tones"]),
+    at=st.integers(0, WINDOW + 63_999),
+    hertz=st.floats(1, 16_000),
+    level=st.sampled_from([1.0, 1e-2, 1e-4, 1e-6]),
+    first=st.integers(0, 200),
+)
+@pytest.mark.parametrize("preparation", PREPARATIONS)
+def test_any_window_of_signals_that_are_no_recordings(preparation, kind, at, hertz, level, first):
+    time = np.arange(WINDOW + 64_000) / RATE
+    samples = {
+        "silence": np.zeros_like(time),
+        "impulse": np.eye(1, len(time), at)[0],
+        "constant": np.ones_like(time),
+        "tone": np.sin(2 * np.pi * hertz * time),
+        "quiet": np.random.default_rng(at).normal(0, 1e-3, len(time)),
+        "two tones": np.sin(2 * np.pi * hertz * time) + 1e-4 * np.sin(2 * np.pi * (16_000 - hertz) * time),
+    }[kind]
+    check((level * samples).astype(np.float32), preparation, [first * 320], EXTREME)
+
+
+@pytest.mark.parametrize("preparation", PREPARATIONS)
+def test_windows_do_not_depend_on_those_asked_for_before(preparation):
+    samples = natural(20)
+    starts = [320 * hop for hop in (0, 7, 500, 501, 1100, 300, 1499, 0)]
+    together, alone = LogMelBlock(samples, preparation), np.empty((500, 128), np.float32)
+    for start in starts:
+        got = np.empty((500, 128), np.float32)
+        together.window(start, got)
+        LogMelBlock(samples, preparation).window(start, alone)
+        np.testing.assert_array_equal(got, alone)
+
+
+@settings(max_examples=15, deadline=None)
+@given(cut=st.integers(0, 200), hop=st.integers(200, 500))
+@pytest.mark.parametrize("preparation", PREPARATIONS)
+def test_windows_are_the_same_in_another_block(preparation, cut, hop):
+    """To the byte, unless a mean is removed: of that, a part goes before the FFT and the rest behind it."""
+    samples, (one, other) = natural(12), np.empty((2, 500, 128), np.float32)
+    LogMelBlock(samples, preparation).window(320 * hop, one)
+    LogMelBlock(samples[320 * cut :], preparation, 320 * cut).window(320 * hop, other)
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 if preparation == "hoplite" else 0)
 
 
 def test_a_manifest_makes_it_and_what_does_not_fit_is_named():
