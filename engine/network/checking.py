@@ -71,8 +71,8 @@ def hold_to(
     """
     for _ in range(ROUNDS):
         for place, (kind, limit) in enumerate(zip(CHECKED, LIMITS[form.precision], strict=True)):
-            found = run(inputs[place : place + 1])
-            for (name, want), got in zip(expected.items(), found, strict=True):
+            outputs = run(inputs[place : place + 1])
+            for (name, want), got in zip(expected.items(), outputs, strict=True):
                 if got.shape != (1, want.shape[1]):
                     raise NotTheSameError(
                         f"gives {name} as {list(got.shape)} in {form}, not [1, {want.shape[1]}]", path
