@@ -17,7 +17,7 @@ import numpy as np
 from bce.engine.compiled.emitter import Value
 from bce.engine.compiled.kernels.depthwise import Depthwise, depthwise
 from bce.engine.compiled.kernels.expand import Expand, expand
-from bce.engine.compiled.kernels.gate import Squeeze, gate
+from bce.engine.compiled.kernels.gate import GROUP, Squeeze, gate, groups
 from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
@@ -269,12 +269,13 @@ class BlockWriter:
         reduce[:expanded, :hidden] = block.gate.reduce.weight.T / np.float32(kept.pixels)
         widen = np.zeros((hidden, channels), np.float32)
         widen[:, :expanded] = block.gate.expand.weight.T
+        together = min(GROUP, kept.vectors) * isa.lanes
         writer.f.call(
             gate(writer.module, isa, Squeeze(kept.vectors, squeezed, hidden)),
             writer.s(self._totals),
             writer.put(reduce),
             writer.put(padded(block.gate.reduce.bias, squeezed * isa.lanes)),
-            writer.put(widen),
+            writer.put(np.stack([widen[:, first * isa.lanes :][:, :together] for first in groups(kept.vectors)])),
             writer.put(padded(block.gate.expand.bias, channels)),
             writer.s(self._hidden),
             writer.s(self._factors),
@@ -330,9 +331,9 @@ class BlockWriter:
         with writer.f.loop(plan.project_panels) as loop:
             target = writer.s(out.origin).at(loop.index * (plan.project_panel * out.vector))
             copied = target if self._copy is None else self._of_panel(self._copy, loop.index, plan.project_panel)
-            given = target if added is None else self._of_panel(added, loop.index, plan.project_panel)
+            added_to = target if added is None else self._of_panel(added, loop.index, plan.project_panel)
             mine, offset = weights.at(loop.index * size), bias.at(loop.index * step)
-            writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, given)
+            writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, added_to)
         return out
 
     def _of_panel(self, found: Map, number: Value, panel: int) -> Value:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bce.engine.compiled.emitter import FLOAT, Function, Value, vector
 
@@ -120,7 +121,10 @@ class Lanes:
         return values[0]
 
     def swish(self, x: Value, degree: int) -> Value:
-        """x / (1 + exp(-x)); see :meth:`exp_of_minus` for the degree."""
+        """x / (1 + exp(-x)); see :meth:`exp_of_minus` for the degree.
+
+        A reciprocal of 14 bits in place of the division, where bfloat16 would allow it, saves nothing: measured.
+        """
         return x / (self.exp_of_minus(x, degree) + 1.0)
 
     def sigmoid(self, x: Value, degree: int) -> Value:
@@ -188,8 +192,8 @@ def power_of_two(degree: int, lanes: int) -> tuple[float, ...]:
     """
     r = np.cos(np.linspace(0, np.pi, 2001)) / (2 * lanes)
     powers = np.stack([r**i for i in range(degree + 1)], axis=1) / (2.0**r)[:, None]
-    weights = np.ones(len(r))
-    coefficients = np.zeros(degree + 1)
+    weights: NDArray[Any] = np.ones(len(r))
+    coefficients: NDArray[Any] = np.zeros(degree + 1)
     for _ in range(60):
         root = np.sqrt(weights)
         coefficients = np.linalg.lstsq(powers * root[:, None], root, rcond=None)[0]
