@@ -1,4 +1,4 @@
-"""One kernel by itself, called with numpy arrays; and arrays in the kernels' layouts, made without the engine's help."""
+"""One kernel by itself, called with numpy arrays; arrays in the kernels' layouts, made without the engine's help."""
 
 from __future__ import annotations
 
