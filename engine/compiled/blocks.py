@@ -99,19 +99,23 @@ class BlockWriter:
     # --- the stages ---
 
     def stem(self) -> Map | None:
-        """The stem's map; None where the stem is the first block's expansion."""
+        """The stem's map; None where the stem fills the first block's buffer, as an expansion does."""
         layers, writer = self._layers, self._writer
-        if layers.blocks[0].expand is None:
+        block = layers.blocks[0]
+        if block.expand is None and self._plans[0].rows:
             return None
         isa = writer.isa
         (height, width), _ = self._sizes[0]
         panel, panels = panels_of(vectors_of(len(layers.stem.bias), isa))
-        size = panel * panels * height * width * isa.bytes
-        found = Map(writer.arena.take(size), panel * panels, height, width, "f32", isa)
+        padding = (0, 0, 0, 0) if block.expand is not None else block.depthwise.padding
+        found = Map(0, panel * panels, height, width, "f32", isa, padding)
+        found = replace(found, place=writer.arena.take(found.bytes))
+        if not found.flat:
+            writer.fill(writer.s(found.place), found.bytes)
         name, source, weights, bias, step = self._stem_product(panel, panels, found.row, found.vector)
         with writer.f.loop(panels) as loop:
             mine, offset = weights.at(loop.index * step), bias.at(loop.index * (panel * isa.bytes))
-            target = writer.s(found.place).at(loop.index * (panel * found.vector))
+            target = writer.s(found.origin).at(loop.index * (panel * found.vector))
             writer.f.call(name, source, mine, offset, target, height)
         writer.mark("stem")
         return found
@@ -194,7 +198,7 @@ class BlockWriter:
         source = self._copy if plan.expand == "bf16" else x
         assert source is not None
         channels = block.expand.weight.shape[1]
-        rows = source.height if plan.whole else 0
+        rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
         spec = Expand(
             channels,
             source.width,

@@ -106,12 +106,16 @@ class Lanes:
         return self.f.intrinsic(self.isa.floats, f"llvm.fma.v{self._n}f32", a, b, c)
 
     def largest(self, a: Value, b: Value) -> Value:
-        """The larger of each two numbers."""
-        return self.f.intrinsic(self.isa.floats, f"llvm.maxnum.v{self._n}f32", a, b)
+        """The larger of each two numbers; b where either is NaN: one instruction."""
+        return self._either("ogt", a, b)
 
     def smallest(self, a: Value, b: Value) -> Value:
-        """The smaller of each two numbers."""
-        return self.f.intrinsic(self.isa.floats, f"llvm.minnum.v{self._n}f32", a, b)
+        """The smaller of each two numbers; b where either is NaN."""
+        return self._either("olt", a, b)
+
+    def _either(self, relation: str, a: Value, b: Value) -> Value:
+        first = self.f.emit(vector("i1", self._n), f"fcmp {relation} {a}, {b.name}")
+        return self.f.emit(a.type, f"select {first}, {a}, {b}")
 
     def sum(self, values: list[Value]) -> Value:
         """The sum of vectors, by pairs: the shortest chain, and the least rounding."""
@@ -142,7 +146,7 @@ class Lanes:
         n, wide = self._n, self.isa is AVX512
         if not wide:  # no scalef: what the exponent cannot hold is cut off first
             degree += 1
-            x = self.smallest(self.largest(x, self.constant(-87.0)), self.constant(87.0))
+            x = self.smallest(self.constant(87.0), self.largest(self.constant(-87.0), x))
         # adding 1.5 2^23 / n rounds to n-ths: their places among the lowest bits are i
         magic = self.constant(1.5 * 2**23 / n)
         minus_log2e = self.constant(-math.log2(math.e))

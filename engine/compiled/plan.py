@@ -144,7 +144,7 @@ def _plan_block(
 ) -> BlockPlan:
     channels = len(block.depthwise.bias)
     out_channels = len(block.project.bias)
-    buffered = block.expand is not None or first
+    buffered = block.expand is not None or (first and not block.residual)  # the stem's map is added later
     rows, strips = 0, [Strip(0, size_in[0], 0, 0, 0, size_out[0], 0)]
     if buffered:
         panel, panels = panels_of(vectors_of(channels, isa))
