@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_peers(_command(commands, "peers", _peers, "the stock graph, other runtimes and bce, side by side"))
+    _add_kernels(
+        _command(commands, "kernels", _kernels, "each stage of the compiled network, beside the machine's peaks")
+    )
     _add_budget(_command(commands, "budget", _budget, "where the time goes, and the minutes of a whole job"))
     startup = _command(commands, "startup", _startup, "seconds until bce-infer answers, and until its first window")
     startup.add_argument("--repeats", type=int, default=7, metavar="R", help="(default: %(default)s)")
@@ -67,6 +70,15 @@ def _add_peers(command: argparse.ArgumentParser) -> None:
     _add_precisions(command)
 
 
+def _add_kernels(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--precision", type=_words, default=("fp32", "bf16"), metavar="LIST", help="(default: fp32,bf16)")
+    add("--isa", type=_words, default=("avx512", "avx2"), metavar="LIST", help="(default: avx512,avx2)")
+    add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="minutes of mono (default: synthetic)")
+    add("--windows", type=int, default=12, metavar="N", help="of a round (default: %(default)s)")
+    add("--rounds", type=int, default=15, metavar="R", help="(default: %(default)s)")
+
+
 def _add_budget(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--files", type=int, default=600, metavar="N", help="of the job to predict (default: %(default)s)")
@@ -80,7 +92,7 @@ def _add_budget(command: argparse.ArgumentParser) -> None:
 def _add_precisions(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--precisions",
-        type=lambda text: tuple(text.split(",")),
+        type=_words,
         default=("fp32",),
         metavar="LIST",
         help="of the bundle that is made (default: fp32); a given bundle is measured in all that it has",
@@ -104,6 +116,10 @@ def _add_attack(command: argparse.ArgumentParser) -> None:
     add("--only", metavar="PATTERN", help="damaged files of these names alone, such as 'vorbis-cut-*', no kills")
     add("--keep", type=Path, metavar="DIR", help="leave the recordings in this new folder")
     add("--threads", type=int, default=2, metavar="N", help="of a run over damaged files (default: %(default)s)")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -166,6 +182,21 @@ def _peers(args: argparse.Namespace, work: Any) -> dict[str, Any]:
         precisions=args.precisions,
     )
     return peers(options, work)
+
+
+def _kernels(args: argparse.Namespace, work: Any) -> dict[str, Any]:
+    from bce.bench.kernels import KernelsOptions, kernels
+
+    options = KernelsOptions(
+        given_bundle=args.bundle,
+        perch=args.perch,
+        audio=tuple(args.audio),
+        precisions=args.precision,
+        isas=args.isa,
+        windows=args.windows,
+        rounds=args.rounds,
+    )
+    return kernels(options, work)
 
 
 def _budget(args: argparse.Namespace, work: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bce.bench.attack_tables import attack_tables
 from bce.bench.figures import read_json
+from bce.bench.kernel_tables import kernels_tables
 from bce.bench.markdown import markdown
 from bce.bench.side_by_side import side_by_side
 from bce.engine.errors import OptionsError
@@ -24,6 +25,7 @@ def table(content: Json) -> list[str]:
     """The lines of a result: where it was measured, on what, and the figures."""
     kinds: dict[str, Callable[[Json], Iterable[str]]] = {
         "peers": peers_tables,
+        "kernels": kernels_tables,
         "budget": budget_tables,
         "startup": startup_table,
         "memory": memory_table,
