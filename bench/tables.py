@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bce.bench.attack_tables import attack_tables
+from bce.bench.backbones import furthest
 from bce.bench.figures import read_json
 from bce.bench.kernel_tables import kernels_tables
 from bce.bench.markdown import markdown
@@ -82,6 +83,24 @@ def _header(content: Json) -> Iterator[str]:
     yield quiet + ("." if load["quiet"] else ": **the machine was not quiet, the figures are doubtful**.")
 
 
+OFF = "relative L2 against ONNX Runtime fp32, of the output that is furthest off"
+RATIOS = {
+    "times_stock": "x stock",
+    "times_headless": "x headless",
+    "times_onnxruntime": "x ONNX Runtime, backbone",
+    "times_capped": "x OpenVINO held to AVX2",
+    "times_one_thread": "x one thread",
+}
+
+
+def off_cells(distance: Json | None) -> tuple[str, str]:
+    """Relative L2 over all windows, and of the worst one."""
+    if distance is None:
+        return "", ""
+    off = furthest(distance)
+    return f"{off['all']:.1e}", f"{off['worst']:.1e}"
+
+
 def _times(entry: Json | None, digits: int = 2) -> str:
     """A ratio and its quartiles."""
     if entry is None:
@@ -93,14 +112,14 @@ def _times(entry: Json | None, digits: int = 2) -> str:
 
 
 def peers_tables(content: Json) -> Iterator[str]:
-    """Per window, the bound, end to end."""
-    audio, bound = content["audio"], content["bound"]
+    """Per window, end to end."""
+    audio = content["audio"]
     yield (
         f"A window: {audio['windows']} windows a round (five shifts), {content['rounds']} rounds interleaved after one"
         " that is dropped; ratios within a round, quartiles in brackets."
     )
     yield ""
-    header = ("a window", "threads", "ms, median", "quartiles", "least", "x stock", "x headless", "x one thread")
+    header = ("a window", "threads", "ms, median", "quartiles", "least", *RATIOS.values(), "off, all", "worst window")
     yield from markdown(
         header,
         [
@@ -110,36 +129,20 @@ def peers_tables(content: Json) -> Iterator[str]:
                 f"**{row['figure']['median']:.1f}**",
                 f"{row['figure']['low']:.1f}-{row['figure']['high']:.1f}",
                 f"{row['figure']['best']:.1f}",
-                _times(row.get("times_stock")),
-                _times(row.get("times_headless")),
-                _times(row.get("times_one_thread")),
+                *(_times(row.get(key)) for key in RATIOS),
+                *off_cells(row.get("distance")),
             )
             for row in content["contestants"]
         ],
     )
     yield ""
+    yield f"Off: {OFF}."
+    yield ""
+    for row in content["contestants"]:
+        if row.get("form") and row["threads"] == content["contestants"][0]["threads"]:
+            yield f"- {row['name']}: {row['form']}."
     for name, reason in content["absent"].items():
         yield f"- {name}: left out, {reason}."
-    yield (
-        f"- The bound is the time of {bound['gmac_bundle']:.4f} GMAC, what this bundle runs of a window (the whole"
-        f" backbone has {bound['gmac_whole']:.4f}), at one core's sgemm rate; the fastest product was"
-        f" {bound['fastest']}."
-    )
-    yield ""
-    ours = [row for row in content["contestants"] if "times_bound" in row]
-    yield from markdown(
-        ("bound, one core", "GFLOP/s", "ms", "ms, whole backbone", *(f"x bound: {row['name']}" for row in ours)),
-        [
-            (
-                rate["name"],
-                _times(rate["gflops"], 0),
-                f"{rate['ms_bundle']['median']:.1f}",
-                f"{rate['ms_whole']['median']:.1f}",
-                *(_times(row["times_bound"][rate["name"]]) for row in ours),
-            )
-            for rate in bound["rates"]
-        ],
-    )
     if "end_to_end" in content:
         yield ""
         yield from _end_to_end(content["end_to_end"])
@@ -152,7 +155,7 @@ def _end_to_end(content: Json) -> Iterator[str]:
         f" {content['rounds']} rounds interleaved."
     )
     yield ""
-    header = ("end to end", "threads", "s, median", "quartiles", "x stock", "CPU s", "peak MB")
+    header = ("end to end", "threads", "s, median", "quartiles", "x stock", "start-up s", "CPU s", "peak MB")
     yield from markdown(
         header,
         [
@@ -162,6 +165,7 @@ def _end_to_end(content: Json) -> Iterator[str]:
                 f"**{row['figure']['median']:.1f}**",
                 f"{row['figure']['low']:.1f}-{row['figure']['high']:.1f}",
                 _times(row.get("times_stock")),
+                f"{row['startup_s']['median']:.1f}" if "startup_s" in row else "",
                 f"{row['cpu_s']['median']:.1f}",
                 f"{row['peak_bytes'] / 1e6:.0f}",
             )
