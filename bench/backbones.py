@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from bce.engine.compiled.lanes import IsaName
 from bce.engine.compiled.network import CompiledNetwork
+from bce.engine.compiled.plan import Precision
 from bce.engine.errors import BceError
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.mbconv import read_layers
@@ -18,8 +20,9 @@ from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
 from bce.engine.network.openvino_backbone import OpenVinoBackbone
 
 Outputs = list[NDArray[np.float32]]
+Run = Callable[[NDArray[np.float32]], Outputs]
 REFERENCE = "ONNX Runtime fp32"
-COMPILED: tuple[tuple[str, IsaName], ...] = (("fp32", "avx512"), ("fp32", "avx2"), ("bf16", "avx512"))
+COMPILED: tuple[tuple[Precision, IsaName], ...] = (("fp32", "avx512"), ("fp32", "avx2"), ("bf16", "avx512"))
 """Precisions and vector forms that the compiled kernels have."""
 
 
@@ -37,7 +40,7 @@ class BackboneAlone:
     """
 
     name: str
-    run: Callable[[NDArray[np.float32]], Outputs]
+    run: Run
 
 
 def backbones(bundle: Bundle, threads: int, absent: dict[str, str]) -> Iterator[BackboneAlone]:
@@ -48,15 +51,14 @@ def backbones(bundle: Bundle, threads: int, absent: dict[str, str]) -> Iterator[
         threads: how many will call.
         absent: gets the names of those that cannot run here, and why.
     """
-    ways: dict[str, Callable[[], Callable[[NDArray[np.float32]], Outputs]]] = {
-        f"ONNX Runtime {precision}": lambda precision=precision: OnnxRuntimeBackbone(bundle, precision).run
-        for precision in bundle.manifest.variants
-    }
+    makers: dict[str, Callable[[], Run]] = {}
+    for precision in bundle.manifest.variants:
+        makers[f"ONNX Runtime {precision}"] = partial(_onnx_runtime, bundle, precision)
     for precision in ("fp32", "bf16"):
-        ways[f"OpenVINO {precision}"] = lambda precision=precision: openvino(bundle, precision, threads).run
-    for precision, isa in COMPILED:
-        ways[f"compiled {precision}, {isa}"] = lambda precision=precision, isa=isa: _compiled(bundle, precision, isa)
-    for name, make in ways.items():
+        makers[f"OpenVINO {precision}"] = partial(_openvino, bundle, precision, threads)
+    for kind, isa in COMPILED:
+        makers[f"compiled {kind}, {isa}"] = partial(_compiled, bundle, kind, isa)
+    for name, make in makers.items():
         try:
             yield BackboneAlone(name, make())
         except BceError as error:
@@ -73,7 +75,15 @@ def openvino(bundle: Bundle, precision: str, threads: int) -> OpenVinoBackbone:
     return OpenVinoBackbone(bundle.backbone(), bundle.manifest.input, precision, threads, widths)
 
 
-def _compiled(bundle: Bundle, precision: str, isa: IsaName) -> Callable[[NDArray[np.float32]], Outputs]:
+def _onnx_runtime(bundle: Bundle, precision: str) -> Run:
+    return OnnxRuntimeBackbone(bundle, precision).run
+
+
+def _openvino(bundle: Bundle, precision: str, threads: int) -> Run:
+    return openvino(bundle, precision, threads).run
+
+
+def _compiled(bundle: Bundle, precision: Precision, isa: IsaName) -> Run:
     network = CompiledNetwork(read_layers(bundle.backbone()), precision, isa=isa)
     assert (network.form.precision, network.form.isa) == (precision, isa)
 

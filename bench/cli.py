@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     _add_kernels(
         _command(commands, "kernels", _kernels, "each stage of the compiled network, beside the machine's peaks")
     )
+    _add_fidelity(_command(commands, "fidelity", _fidelity, "how far each form of the backbone is off ONNX Runtime"))
     _add_budget(_command(commands, "budget", _budget, "where the time goes, and the minutes of a whole job"))
     startup = _command(commands, "startup", _startup, "seconds until bce-infer answers, and until its first window")
     startup.add_argument("--repeats", type=int, default=7, metavar="R", help="(default: %(default)s)")
@@ -79,6 +80,13 @@ def _add_kernels(command: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, default=15, metavar="R", help="(default: %(default)s)")
 
 
+def _add_fidelity(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="recordings (default: synthetic minutes)")
+    add("--windows", type=int, default=0, metavar="N", help="about so many (default: all)")
+    _add_precisions(command)
+
+
 def _add_budget(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--files", type=int, default=600, metavar="N", help="of the job to predict (default: %(default)s)")
@@ -86,7 +94,15 @@ def _add_budget(command: argparse.ArgumentParser) -> None:
     add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="recordings (default: synthetic minutes)")
     add("--threads", type=int, metavar="N", help="(default: the CPUs this process may use)")
     add("--shifts", type=_numbers, default=(5, 3, 1), metavar="LIST", help="sizes to measure (default: 5,3,1)")
+    _add_backends(command)
     _add_precisions(command)
+
+
+def _add_backends(command: argparse.ArgumentParser) -> None:
+    both = ("auto", "onnxruntime")
+    command.add_argument(
+        "--backends", type=_words, default=both, metavar="LIST", help=f"of bce-infer (default: {','.join(both)})"
+    )
 
 
 def _add_precisions(command: argparse.ArgumentParser) -> None:
@@ -107,6 +123,7 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
     add("--shifts", type=int, default=5, choices=(1, 3, 5), help="of the one-minute recordings (default: %(default)s)")
     add("--long-shifts", type=int, default=1, choices=(1, 3, 5), help="of the long one (default: %(default)s)")
     add("--precision", default="fp32", help="(default: %(default)s)")
+    _add_backends(command)
 
 
 def _add_attack(command: argparse.ArgumentParser) -> None:
@@ -199,6 +216,13 @@ def _kernels(args: argparse.Namespace, work: Any) -> dict[str, Any]:
     return kernels(options, work)
 
 
+def _fidelity(args: argparse.Namespace, work: Any) -> dict[str, Any]:
+    from bce.bench.fidelity import FidelityOptions, fidelity
+
+    options = FidelityOptions(args.bundle, args.perch, tuple(args.audio), args.precisions, args.windows)
+    return fidelity(options, work)
+
+
 def _budget(args: argparse.Namespace, work: Any) -> dict[str, Any]:
     from bce.bench.budget_report import BudgetReportOptions, budget
 
@@ -212,6 +236,7 @@ def _budget(args: argparse.Namespace, work: Any) -> dict[str, Any]:
         audio=tuple(args.audio),
         shifts=args.shifts,
         precisions=args.precisions,
+        backends=args.backends,
         **({} if args.threads is None else {"threads": args.threads}),
     )
     return budget(options, work)
@@ -235,6 +260,7 @@ def _memory(args: argparse.Namespace, work: Any) -> dict[str, Any]:
         shifts=args.shifts,
         long_shifts=args.long_shifts,
         precision=args.precision,
+        backends=args.backends,
     )
     return memory(options, work)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.bench.backbones import BackboneAlone, NotHere
+from bce.bench.backbones import BackboneAlone, NotHere, Run
 from bce.engine.audio.reader import AudioBlock, AudioReader
 from bce.engine.errors import AudioError, BceError, OptionsError
 from bce.engine.geometry import ChunkGrid, WindowPlan, WindowSpec, plan_windows
@@ -37,7 +37,7 @@ class Contestant:
         threads: how many it may use.
         run: goes over all the audio once, and returns how many windows it ran.
         note: what is special about it.
-        form: what ran the backbone, where that is ``bce``'s.
+        form: what ran the backbone of ``bce`` as a whole.
         outputs: of a backbone alone, inputs [windows, *shape of one] -> its outputs.
     """
 
@@ -46,7 +46,7 @@ class Contestant:
     run: Callable[[], int]
     note: str = ""
     form: str = ""
-    outputs: Callable[[NDArray[np.float32]], list[NDArray[np.float32]]] | None = None
+    outputs: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def backbone(form: BackboneAlone, inputs: NDArray[np.float32], threads: int) -> 
             pass
         return len(inputs)
 
-    return Contestant(f"{ALONE}{form.name}", threads, go, form=form.name, outputs=form.run)
+    return Contestant(f"{ALONE}{form.name}", threads, go, outputs=form.run)
 
 
 def network_inputs(bundle: Bundle, audio: Audio) -> NDArray[np.float32]:

@@ -56,7 +56,7 @@ def peaks_table(contents: Sequence[Json], machines: Sequence[str]) -> Iterator[s
     )
 
 
-def stages_table(form: Json, machine: str = "") -> Iterator[str]:
+def stages_table(form: Json) -> Iterator[str]:
     """Rows of blocks, their parts, what it takes at the peaks."""
 
     def cell(part: Json | None) -> str:
@@ -65,10 +65,9 @@ def stages_table(form: Json, machine: str = "") -> Iterator[str]:
         rate = part["multiplications"] / part["ms"] / 1e6 if part["ms"] > 0 else 0.0
         return f"{part['ms']:.2f}" + (f" ({rate:.0f})" if part["multiplications"] else "")
 
-    where = f"{machine}, " if machine else ""
     yield from markdown(
         (
-            f"{where}{form['name']}: blocks",
+            f"{form['name']}: blocks",
             "MMAC",
             "expand + depthwise",
             *PARTS[1:],
@@ -94,6 +93,34 @@ def stages_table(form: Json, machine: str = "") -> Iterator[str]:
                 f"**{form['figure']['median']:.2f}** ({form['multiplications'] / form['figure']['median'] / 1e6:.0f})",
                 f"{form['floor_ms']:.2f}",
             )
+        ],
+    )
+
+
+def forms_table(forms: Sequence[tuple[str, Json]]) -> Iterator[str]:
+    """A row for each group of blocks and each part of all of them, a column for each machine and form.
+
+    Args:
+        forms: the machine's name and the form's result.
+    """
+
+    def cell(entry: Json | None) -> str:
+        return "" if entry is None else f"{entry['ms']:.2f} ({entry['floor_ms']:.2f})"
+
+    def of_row(form: Json, name: str) -> Json | None:
+        return next((summed(row["parts"]) for row in form["rows"] if row["name"] == name), None)
+
+    blocks = dict.fromkeys(row["name"] for _, form in forms for row in form["rows"])
+    parts = {part: {"expand": "expand + depthwise"}.get(part, part) for part in PARTS}
+    yield from markdown(
+        ("blocks: ms (at the peaks)", *(f"{machine}, {form['name']}" for machine, form in forms)),
+        [(name, *(cell(of_row(form, name)) for _, form in forms)) for name in blocks]
+        + [
+            ("all", *(f"**{form['figure']['median']:.1f}** ({form['floor_ms']:.1f})" for _, form in forms)),
+            *(
+                (f"of it {text}", *(cell(summed(_column(form, part))) for _, form in forms))
+                for part, text in parts.items()
+            ),
         ],
     )
 

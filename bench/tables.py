@@ -13,7 +13,7 @@ from bce.bench.backbones import furthest
 from bce.bench.figures import read_json
 from bce.bench.kernel_tables import kernels_tables
 from bce.bench.markdown import markdown
-from bce.bench.side_by_side import side_by_side
+from bce.bench.side_by_side import STATES, side_by_side
 from bce.engine.errors import OptionsError
 from bce.engine.files import write_text
 
@@ -27,6 +27,7 @@ def table(content: Json) -> list[str]:
     kinds: dict[str, Callable[[Json], Iterable[str]]] = {
         "peers": peers_tables,
         "kernels": kernels_tables,
+        "fidelity": fidelity_table,
         "budget": budget_tables,
         "startup": startup_table,
         "memory": memory_table,
@@ -174,6 +175,26 @@ def _end_to_end(content: Json) -> Iterator[str]:
     )
 
 
+# --- fidelity ------------------------------------------------------------------------------------------------------
+
+
+def fidelity_table(content: Json) -> Iterator[str]:
+    """A row for each form and output."""
+    yield f"{content['windows']} windows of {content['recordings']} recordings; relative L2 against ONNX Runtime fp32."
+    yield ""
+    yield from markdown(
+        ("form", "output", "over all windows", "median window", "worst window"),
+        [
+            (form["name"], output, *(f"{off[key]:.1e}" for key in ("all", "median", "worst")))
+            for form in content["forms"]
+            for output, off in form["distance"]["outputs"].items()
+        ],
+    )
+    yield ""
+    yield from (f"- {name}: left out, {reason}." for name, reason in content["absent"].items())
+    yield from (f"- Not read to its end: {reason}." for reason in content["unreadable"])
+
+
 # --- budget --------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +211,7 @@ def budget_tables(content: Json) -> Iterator[str]:
         ("run", *stages),
         [
             (
-                f"{row['precision']}, {row['shifts']} shifts",
+                f"{row['form']}, {row['shifts']} shifts",
                 *(
                     f"{row['stages'][name]['ms_per_window']:.2f} ({row['stages'][name]['share']:.1%})"
                     for name in stages
@@ -207,7 +228,7 @@ def budget_tables(content: Json) -> Iterator[str]:
         header,
         [
             (
-                f"{row['precision']}, {row['shifts']} shifts",
+                f"{row['form']}, {row['shifts']} shifts",
                 f"{row['ms_per_window']:.1f}",
                 f"{row['times_real_time']:.0f}",
                 f"{row['busy_threads']:.2f}",
@@ -219,6 +240,8 @@ def budget_tables(content: Json) -> Iterator[str]:
             for row in runs
         ],
     )
+    yield ""
+    yield from (f"- {name}: left out, {reason}." for name, reason in content["absent"].items())
 
 
 # --- start-up and memory -------------------------------------------------------------------------------------------
@@ -230,16 +253,12 @@ def startup_table(content: Json) -> Iterator[str]:
     def row(name: str, entry: Json) -> tuple[str, str, str, str]:
         return (name, f"{entry['median']:.2f}", f"{entry['low']:.2f}-{entry['high']:.2f}", f"{entry['best']:.2f}")
 
-    compiling, warm = content["compiling"], content["warm"]
-    yield from markdown(
-        ("start-up, s", "median", "quartiles", "least"),
-        [
-            row("`bce-infer --help`", content["help_s"]),
-            ("first run: first window (kernels compile)", f"{compiling['first_window_s']:.2f}", "", ""),
-            row("later runs: first window", warm["first_window_s"]),
-            row("later runs: one window, from the command to its end", warm["wall_s"]),
-        ],
-    )
+    rows = [row("`bce-infer --help`", content["help_s"])]
+    for start in content["starts"]:
+        name = f"{start['form']}, {STATES[start['state']]}"
+        rows.append(row(f"{name}: first window", start["first_window_s"]))
+        rows.append(row(f"{name}: one window, from the command to its end", start["wall_s"]))
+    yield from markdown(("start-up, s", "median", "quartiles", "least"), rows)
 
 
 def memory_table(content: Json) -> Iterator[str]:
@@ -254,13 +273,13 @@ def memory_table(content: Json) -> Iterator[str]:
         *(f"at {share}" for share in shares),
         "growth, MB/h",
     )
-    yield f"{content['threads']} threads, {content['precision']}; summed over children."
+    yield f"{content['threads']} threads; summed over children."
     yield ""
     yield from markdown(
         header,
         [
             (
-                f"{row['name']}, {row['shifts']} shift{'s' * (row['shifts'] > 1)}",
+                f"{row['form']}: {row['name']}, {row['shifts']} shift{'s' * (row['shifts'] > 1)}",
                 str(row["windows"]),
                 f"{row['wall_s'] / 60:.1f}",
                 f"{row['busy_threads']:.2f}",
