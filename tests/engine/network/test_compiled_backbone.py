@@ -183,7 +183,7 @@ def test_kernels_that_were_compiled_ahead_come_from_the_folder_that_is_named(
     objects, report = tmp_path / "objects", tmp_path / "run.json"
     objects.mkdir()
     target = travelling_targets()[0]
-    (file,) = compile_ahead(read_layers(default_bundle.backbone()), [target], objects)
+    file, *_ = compile_ahead(read_layers(default_bundle.backbone()), [target], objects)
     command = ["--quiet", "--bundle", str(default_bundle.path), "--shifts", "1", "--report", str(report)]
     command += ["--out", str(tmp_path / "s.csv"), str(next(soundscapes.glob("*S04*")))]
 
