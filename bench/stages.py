@@ -60,19 +60,21 @@ def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
     if layers.blocks[0].expand is not None:
         found["stem"] = stem
     for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, sizes, strict=True)):
-        channels, element = len(block.depthwise.bias), chosen[index]
+        channels = len(block.depthwise.bias)
         pixels_in, pixels = prod(size_in), prod(size_out)
         made = Arithmetic(block.depthwise.weight.size * pixels, swish=channels * pixels)
         if block.expand is not None:
-            made += _product(block.expand.weight.size * pixels_in, element) + Arithmetic(swish=channels * pixels_in)
+            made += _product(block.expand.weight.size * pixels_in, chosen.expand[index]) + Arithmetic(
+                swish=channels * pixels_in
+            )
         elif index == 0:
             made += stem
         found[f"{index} expand"] = made
-        found[f"{index} project"] = _product(block.project.weight.size * pixels, element)
+        found[f"{index} project"] = _product(block.project.weight.size * pixels, chosen.project[index])
     if layers.head is not None:
         pixels = prod(sizes[-1][1])
         activations = Arithmetic(swish=len(layers.head.bias) * pixels)
-        found["head"] = _product(layers.head.weight.size * pixels, chosen[-1]) + activations
+        found["head"] = _product(layers.head.weight.size * pixels, chosen.head) + activations
         if layers.prototypes is not None and any(tap.kind == "label" for tap in layers.taps):
             found["label"] = Arithmetic(layers.prototypes.vectors.size * pixels)
     return found
