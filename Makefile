@@ -97,8 +97,9 @@ types: setup
 # on a machine with nothing else to do; results are JSON in build/bench, tables by `bce-bench table`
 benchmarks: setup
 	mkdir -p build/bench
-	$(BIN)/python -m pytest -q bench --benchmark-only --benchmark-json=build/bench/kernels.json
+	$(BIN)/python -m pytest -q bench --benchmark-only --benchmark-json=build/bench/parts.json
 	$(BIN)/bce-bench peers
+	$(BIN)/bce-bench kernels
 	$(BIN)/bce-bench budget
 	$(BIN)/bce-bench startup
 	$(BIN)/bce-bench memory

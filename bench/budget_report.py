@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, model_file, recordings
 from bce.bench.processes import infer_command, run
-from bce.engine.errors import OptionsError
+from bce.engine.errors import BceError, OptionsError
+from bce.engine.network.backbone import NAMES
+from bce.engine.network.bundle import Bundle
+from bce.engine.network.runtimes import RUNS
 from bce.engine.run.engine import usable_cpus
 
 STAGES = ("decode", "frontend", "inference", "postprocess", "write")
@@ -31,6 +35,7 @@ class BudgetReportOptions:
         threads: at least 1.
         shifts: sizes of shift sets to measure.
         precisions: of the bundle that is made; a given one is measured in all that it has.
+        backends: what runs the backbone; only "auto" has bfloat16.
     """
 
     files: int = 600
@@ -41,6 +46,7 @@ class BudgetReportOptions:
     threads: int = field(default_factory=usable_cpus)
     shifts: tuple[int, ...] = (5, 3, 1)
     precisions: tuple[str, ...] = ("fp32",)
+    backends: tuple[str, ...] = ("auto", "onnxruntime")
 
     def __post_init__(self) -> None:
         for name in ("files", "measure", "threads"):
@@ -51,23 +57,35 @@ class BudgetReportOptions:
 def budget(options: BudgetReportOptions, work: Work) -> dict[str, Any]:
     """Run ``bce-infer`` over real-length recordings for each precision and number of shifts, and predict.
 
-    The first run only warms up caches (compiled kernels, files) and is not kept.
+    The first run of each only warms up caches (compiled kernels, files) and is not kept.
     """
     made = bundle(work, options.given_bundle, lambda: model_file(work, options.perch), options.precisions)
     folder = recordings(work, options.audio, options.measure)
     machine, watch = describe_machine(), Watch()
     out, report = work.folder / "budget.csv", work.folder / "budget_run.json"
 
-    def once(precision: str, shifts: int) -> dict[str, Any]:
-        work.say(f"{precision}, {shifts} shifts: {options.measure} recordings, {options.threads} threads")
+    def once(precision: str, backend: str, shifts: int) -> dict[str, Any]:
+        work.say(f"{precision}, {backend}, {shifts} shifts: {options.measure} recordings, {options.threads} threads")
         command = infer_command("--bundle", made.path, "--threads", str(options.threads), "--shifts", str(shifts))
-        command += ["--precision", precision, "--out", str(out), "--report", str(report), "--quiet", str(folder)]
+        command += [
+            "--precision",
+            precision,
+            "--backend",
+            backend,
+            "--out",
+            str(out),
+            "--report",
+            str(report),
+            "--quiet",
+            str(folder),
+        ]
         ran = run(command)
         out.unlink()
         found = read_json(report, kind=False)
         row = split(found["totals"], found["thread_seconds"], options.threads, options.files)
         return {
             "precision": precision,
+            "form": form_of(found["backbone"]),
             "shifts": shifts,
             **row,
             "wall_s": ran.wall_s,
@@ -75,8 +93,17 @@ def budget(options: BudgetReportOptions, work: Work) -> dict[str, Any]:
             "peak_bytes": ran.peak_bytes,
         }
 
-    once("fp32", 1)
-    rows = [once(precision, shifts) for precision in made.manifest.variants for shifts in options.shifts]
+    absent: dict[str, str] = {}
+    rows = []
+    for precision, backend in ways_to_run(made, options.backends):
+        try:
+            once(precision, backend, 1)
+        except BceError as error:
+            absent[f"{precision}, {backend}"] = error.reason
+            continue
+        rows += [once(precision, backend, shifts) for shifts in options.shifts]
+    if not rows:
+        raise OptionsError("; ".join(absent.values()))
     return {
         "kind": "budget",
         "machine": machine,
@@ -87,8 +114,25 @@ def budget(options: BudgetReportOptions, work: Work) -> dict[str, Any]:
         "threads": options.threads,
         "budget_minutes": BUDGET_MINUTES,
         "runs": rows,
+        "absent": absent,
         "load": watch.stop(),
     }
+
+
+def ways_to_run(made: Bundle, backends: Sequence[str]) -> list[tuple[str, str]]:
+    """Precision and backend of each way: all of the bundle's precisions and bfloat16, on each backend that has them.
+
+    A precision that has no kernels of its own runs in ONNX Runtime by itself: that is not measured twice.
+    """
+    precisions = ["fp32", "bf16", *(precision for precision in made.manifest.variants if precision != "fp32")]
+    found = [(precision, backend) for precision in precisions for backend in backends if precision in RUNS[backend]]
+    return [way for way in found if way[1] == "auto" or way[0] in RUNS["compiled"] or "auto" not in backends]
+
+
+def form_of(backbone: dict[str, Any]) -> str:
+    """What ran a backbone, out of a run's report: "compiled fp32, avx512" or "ONNX Runtime int8"."""
+    isa = f", {backbone['isa']}" if "isa" in backbone else ""
+    return f"{NAMES[backbone['backend']]} {backbone['precision']}{isa}"
 
 
 def split(totals: dict[str, Any], seconds: dict[str, float], threads: int, files: int) -> dict[str, Any]:

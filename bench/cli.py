@@ -28,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_peers(_command(commands, "peers", _peers, "the stock graph, other runtimes and bce, side by side"))
+    _add_kernels(
+        _command(commands, "kernels", _kernels, "each stage of the compiled network, beside the machine's peaks")
+    )
+    _add_fidelity(_command(commands, "fidelity", _fidelity, "how far each form of the backbone is off ONNX Runtime"))
     _add_budget(_command(commands, "budget", _budget, "where the time goes, and the minutes of a whole job"))
     startup = _command(commands, "startup", _startup, "seconds until bce-infer answers, and until its first window")
     startup.add_argument("--repeats", type=int, default=7, metavar="R", help="(default: %(default)s)")
@@ -67,6 +71,22 @@ def _add_peers(command: argparse.ArgumentParser) -> None:
     _add_precisions(command)
 
 
+def _add_kernels(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--precision", type=_words, default=("fp32", "bf16"), metavar="LIST", help="(default: fp32,bf16)")
+    add("--isa", type=_words, default=("avx512", "avx2"), metavar="LIST", help="(default: avx512,avx2)")
+    add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="minutes of mono (default: synthetic)")
+    add("--windows", type=int, default=12, metavar="N", help="of a round (default: %(default)s)")
+    add("--rounds", type=int, default=15, metavar="R", help="(default: %(default)s)")
+
+
+def _add_fidelity(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="recordings (default: synthetic minutes)")
+    add("--windows", type=int, default=0, metavar="N", help="about so many (default: all)")
+    _add_precisions(command)
+
+
 def _add_budget(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--files", type=int, default=600, metavar="N", help="of the job to predict (default: %(default)s)")
@@ -74,13 +94,21 @@ def _add_budget(command: argparse.ArgumentParser) -> None:
     add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="recordings (default: synthetic minutes)")
     add("--threads", type=int, metavar="N", help="(default: the CPUs this process may use)")
     add("--shifts", type=_numbers, default=(5, 3, 1), metavar="LIST", help="sizes to measure (default: 5,3,1)")
+    _add_backends(command)
     _add_precisions(command)
+
+
+def _add_backends(command: argparse.ArgumentParser) -> None:
+    both = ("auto", "onnxruntime")
+    command.add_argument(
+        "--backends", type=_words, default=both, metavar="LIST", help=f"of bce-infer (default: {','.join(both)})"
+    )
 
 
 def _add_precisions(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--precisions",
-        type=lambda text: tuple(text.split(",")),
+        type=_words,
         default=("fp32",),
         metavar="LIST",
         help="of the bundle that is made (default: fp32); a given bundle is measured in all that it has",
@@ -95,6 +123,7 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
     add("--shifts", type=int, default=5, choices=(1, 3, 5), help="of the one-minute recordings (default: %(default)s)")
     add("--long-shifts", type=int, default=1, choices=(1, 3, 5), help="of the long one (default: %(default)s)")
     add("--precision", default="fp32", help="(default: %(default)s)")
+    _add_backends(command)
 
 
 def _add_attack(command: argparse.ArgumentParser) -> None:
@@ -104,6 +133,10 @@ def _add_attack(command: argparse.ArgumentParser) -> None:
     add("--only", metavar="PATTERN", help="damaged files of these names alone, such as 'vorbis-cut-*', no kills")
     add("--keep", type=Path, metavar="DIR", help="leave the recordings in this new folder")
     add("--threads", type=int, default=2, metavar="N", help="of a run over damaged files (default: %(default)s)")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -168,6 +201,28 @@ def _peers(args: argparse.Namespace, work: Any) -> dict[str, Any]:
     return peers(options, work)
 
 
+def _kernels(args: argparse.Namespace, work: Any) -> dict[str, Any]:
+    from bce.bench.kernels import KernelsOptions, kernels
+
+    options = KernelsOptions(
+        given_bundle=args.bundle,
+        perch=args.perch,
+        audio=tuple(args.audio),
+        precisions=args.precision,
+        isas=args.isa,
+        windows=args.windows,
+        rounds=args.rounds,
+    )
+    return kernels(options, work)
+
+
+def _fidelity(args: argparse.Namespace, work: Any) -> dict[str, Any]:
+    from bce.bench.fidelity import FidelityOptions, fidelity
+
+    options = FidelityOptions(args.bundle, args.perch, tuple(args.audio), args.precisions, args.windows)
+    return fidelity(options, work)
+
+
 def _budget(args: argparse.Namespace, work: Any) -> dict[str, Any]:
     from bce.bench.budget_report import BudgetReportOptions, budget
 
@@ -181,6 +236,7 @@ def _budget(args: argparse.Namespace, work: Any) -> dict[str, Any]:
         audio=tuple(args.audio),
         shifts=args.shifts,
         precisions=args.precisions,
+        backends=args.backends,
         **({} if args.threads is None else {"threads": args.threads}),
     )
     return budget(options, work)
@@ -204,6 +260,7 @@ def _memory(args: argparse.Namespace, work: Any) -> dict[str, Any]:
         shifts=args.shifts,
         long_shifts=args.long_shifts,
         precision=args.precision,
+        backends=args.backends,
     )
     return memory(options, work)
 

@@ -11,23 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.bench.backbones import BackboneAlone, NotHere, Run
 from bce.engine.audio.reader import AudioBlock, AudioReader
 from bce.engine.errors import AudioError, BceError, OptionsError
 from bce.engine.geometry import ChunkGrid, WindowPlan, WindowSpec, plan_windows
+from bce.engine.network.backbone import NAMES
 from bce.engine.network.bundle import Bundle
-from bce.engine.network.model import Model
-from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
-from bce.engine.network.openvino_backbone import OpenVinoBackbone, load_openvino
+from bce.engine.network.openvino_backbone import load_openvino
 from bce.engine.network.sessions import open_stock
 from bce.engine.recording import Recording
 from bce.engine.run.engine import Engine, EngineOptions
 
+ALONE = "backbone, "
+"""How the names of contestants begin that are a backbone without frontend and head."""
 BATCH = 12
 """Windows a call in the stock way: the twelve of a one-minute recording."""
-
-
-class NotHere(Exception):
-    """A contestant cannot take part, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,16 @@ class Contestant:
         threads: how many it may use.
         run: goes over all the audio once, and returns how many windows it ran.
         note: what is special about it.
+        form: what ran the backbone of ``bce`` as a whole.
+        outputs: of a backbone alone, inputs [windows, *shape of one] -> its outputs.
     """
 
     name: str
     threads: int
     run: Callable[[], int]
     note: str = ""
+    form: str = ""
+    outputs: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -168,49 +170,41 @@ def openvino(
     return Contestant(name, threads, lambda: _in_batches(inputs, batch, lambda x: request.infer([x])), note)
 
 
-def engine(bundle: Bundle, precision: str, audio: Audio, threads: int) -> Contestant:
-    """``bce``: frontend, backbone and head of audio blocks, on as many Python threads."""
-    runner = Engine(bundle, EngineOptions(threads=threads, shifts_s=audio.shifts_s, precision=precision))
+def engine(bundle: Bundle, precision: str, audio: Audio, threads: int, backend: str = "auto") -> Contestant:
+    """``bce``: frontend, backbone and head of audio blocks, on as many Python threads.
+
+    Raises:
+        NotHere: the backend cannot run the precision on this CPU, or not with these weights.
+    """
+    options = EngineOptions(threads=threads, shifts_s=audio.shifts_s, precision=precision, backend=backend)
+    try:
+        runner = Engine(bundle, options)
+    except BceError as error:
+        raise NotHere(error.reason) from None
     pool = ThreadPoolExecutor(threads)
 
     def go() -> int:
         return sum(pool.map(lambda block: runner.compute(block, audio.shifts_s).windows, audio.blocks))
 
-    return Contestant(f"bce {precision}", threads, go, "frontend, backbone and head")
+    name = engine_name(precision, backend)
+    return Contestant(name, threads, go, "frontend, backbone and head", form=str(runner.member.model.form))
 
 
-def backbone(bundle: Bundle, precision: str, inputs: NDArray[np.float32], threads: int) -> Contestant:
-    """``bce``'s backbone alone, one window a call: what the matrix-product bound is compared with."""
-    return _one_by_one(f"bce {precision}, backbone alone", Model(bundle, precision).features, inputs, threads)
+def engine_name(precision: str, backend: str) -> str:
+    """The name of a way to run ``bce``: what nobody has to ask for is not said."""
+    return f"bce {precision}" if backend == "auto" else f"bce {precision}, {NAMES[backend]}"
 
 
-def openvino_backbone(
-    name: str, bundle: Bundle, precision: str, inputs: NDArray[np.float32], threads: int
-) -> Contestant:
-    """The same as ``bce-infer --backend openvino`` runs it, but unchecked: seeded weights would not pass in bfloat16.
-
-    Raises:
-        NotHere: OpenVINO is not installed, or the CPU has no such precision.
-    """
-    try:
-        widths = OnnxRuntimeBackbone(bundle, "fp32").widths
-        other = OpenVinoBackbone(bundle.backbone(), bundle.manifest.input, precision, threads, widths)
-    except BceError as error:
-        raise NotHere(error.reason) from None
-    return _one_by_one(name, other.run, inputs, threads)
-
-
-def _one_by_one(
-    name: str, call: Callable[[NDArray[np.float32]], Any], inputs: NDArray[np.float32], threads: int
-) -> Contestant:
+def backbone(form: BackboneAlone, inputs: NDArray[np.float32], threads: int) -> Contestant:
+    """A backbone without its frontend and head, one window a call, on as many Python threads."""
     pool = ThreadPoolExecutor(threads)
 
     def go() -> int:
-        for _ in pool.map(lambda index: call(inputs[index : index + 1]), range(len(inputs))):
+        for _ in pool.map(lambda index: form.run(inputs[index : index + 1]), range(len(inputs))):
             pass
         return len(inputs)
 
-    return Contestant(name, threads, go, "frontend not counted")
+    return Contestant(f"{ALONE}{form.name}", threads, go, outputs=form.run)
 
 
 def network_inputs(bundle: Bundle, audio: Audio) -> NDArray[np.float32]:

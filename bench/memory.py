@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bce.bench.budget_report import form_of
 from bce.bench.figures import read_json, slope
 from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
@@ -35,6 +36,7 @@ class MemoryOptions:
         threads: at least 1.
         shifts, long_shifts: shifts of the many and of the long one.
         precision: of the backbone.
+        backends: what runs it, one after the other.
     """
 
     given_bundle: Path | None = None
@@ -45,6 +47,7 @@ class MemoryOptions:
     shifts: int = 5
     long_shifts: int = 1
     precision: str = "fp32"
+    backends: tuple[str, ...] = ("auto", "onnxruntime")
 
     def __post_init__(self) -> None:
         if self.files < 0 or self.hours < 0 or self.threads < 1:
@@ -65,14 +68,16 @@ def memory(options: MemoryOptions, work: Work) -> dict[str, Any]:
     machine, watch = describe_machine(), Watch()
     rows = []
     for name, path, shifts, suffix in jobs:
-        work.say(f"{name}, {shifts} shifts, {options.threads} threads")
-        out, report = work.folder / f"memory{suffix}", work.folder / "memory_run.json"
-        command = infer_command("--bundle", made.path, "--threads", str(options.threads), "--shifts", str(shifts))
-        command += ["--precision", options.precision, "--out", str(out), "--report", str(report), "--quiet", str(path)]
-        ran = run(command, sample_s=_LOOK_S)
-        out.unlink()
-        totals = read_json(report, kind=False)["totals"]
-        rows.append({"name": name, "shifts": shifts, "windows": totals["windows"], **curve(ran)})
+        for backend in options.backends:
+            work.say(f"{name}, {shifts} shifts, {options.threads} threads, {backend}")
+            out, report = work.folder / f"memory{suffix}", work.folder / "memory_run.json"
+            command = infer_command("--bundle", made.path, "--threads", str(options.threads), "--shifts", str(shifts))
+            command += ["--precision", options.precision, "--backend", backend, "--out", str(out)]
+            ran = run([*command, "--report", str(report), "--quiet", str(path)], sample_s=_LOOK_S)
+            out.unlink()
+            found = read_json(report, kind=False)
+            row = {"name": name, "form": form_of(found["backbone"]), "shifts": shifts}
+            rows.append({**row, "windows": found["totals"]["windows"], **curve(ran)})
     return {
         "kind": "memory",
         "machine": machine,

@@ -2,14 +2,15 @@
 
 Method: every contestant goes over the same windows once per round, and the rounds are interleaved (A B C, A B C), so
 that whatever disturbs the machine for a while disturbs all of them. The first round warms up and is dropped. Figures
-are medians with quartiles; ratios are taken within a round. The bound is measured in the same rounds.
+are medians with quartiles; ratios are taken within a round. How far a backbone's outputs are from ONNX Runtime's is
+measured on the same windows.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,20 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.bench import contestants as ways
-from bce.bench.contestants import Contestant, NotHere
-from bce.bench.figures import figure, ratio, read_json
+from bce.bench.backbones import REFERENCE, Distance, NotHere, backbones
+from bce.bench.capped import NAME as CAPPED
+from bce.bench.capped import Capped
+from bce.bench.contestants import ALONE, Contestant
+from bce.bench.end_to_end import end_to_end
+from bce.bench.figures import figure, ratio
 from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, bundle, describe, headless, model_file, recordings
-from bce.bench.processes import infer_command, run
-from bce.bench.sgemm import Rates, Sgemm, bound_ms, multiplications
-from bce.engine.audio.recordings import audio_files, find_recordings
-from bce.engine.errors import BceError, OptionsError
+from bce.engine.audio.recordings import find_recordings
+from bce.engine.errors import OptionsError
 from bce.engine.geometry import SHIFT_SETS
 from bce.engine.network.bundle import Bundle
 
 STOCK = "stock graph, ONNX Runtime"
 HEADLESS = "headless graph, ONNX Runtime"
+HEADLESS_OPENVINO = "headless graph, OpenVINO"
+WHOLE = {"times_stock": STOCK, "times_headless": HEADLESS}
+"""What everything is compared with, by the name that a result has for the ratio."""
+BACKBONES = {"times_onnxruntime": f"{ALONE}{REFERENCE}", "times_capped": f"{ALONE}{CAPPED}"}
+"""What backbones alone are compared with besides."""
 _PAUSE_S = 0.1
 """Between contestants: the thread pool of the last one spins for a while before it sleeps."""
 
@@ -83,7 +91,10 @@ def peers(options: PeersOptions, work: Work) -> dict[str, Any]:
     result: dict[str, Any] = {"kind": "peers", "machine": machine, "weights": weights}
     result |= _per_window(options, work, model, made, folder)
     if options.recordings:
-        result["end_to_end"] = _end_to_end(options, work, model, made, folder)
+        names = {row["name"] for row in result["contestants"]}
+        runs = [way for way in our_ways(made) if ways.engine_name(*way) in names]
+        counts = options.recordings, options.end_to_end_rounds
+        result["end_to_end"] = end_to_end(work, model, made, folder, *counts, options.threads, runs)
     result["load"] = watch.stop()
     return result
 
@@ -91,49 +102,41 @@ def peers(options: PeersOptions, work: Work) -> dict[str, Any]:
 # --- a window ------------------------------------------------------------------------------------------------------
 
 
+def our_ways(made: Bundle) -> list[tuple[str, str]]:
+    """Precision and backend of each way to run ``bce``: by itself in all precisions, and as it was without kernels."""
+    others = [precision for precision in made.manifest.variants if precision != "fp32"]
+    return [("fp32", "auto"), ("bf16", "auto"), *((precision, "auto") for precision in others), ("fp32", "onnxruntime")]
+
+
 def _per_window(options: PeersOptions, work: Work, model: Path, made: Bundle, folder: Path) -> dict[str, Any]:
     window = made.manifest.window
     audio = ways.load_audio(find_recordings([folder]), options.windows, SHIFT_SETS[5], window, max(options.threads))
+    inputs = ways.network_inputs(made, audio)
     absent: dict[str, str] = {}
-    field = list(_field(options, work, model, made, audio, absent))
-    sgemm = Sgemm()
-    times: list[list[float]] = [[] for _ in field]
-    rates: list[Rates] = []
-    windows = [0] * len(field)
-    for number in range(options.rounds + 1):
-        work.say(f"round {number} of {options.rounds}" + (" (warm-up, dropped)" if not number else ""))
-        rate = sgemm.measure()
-        if number:
-            rates.append(rate)
-        for index, contestant in enumerate(field):
-            time.sleep(_PAUSE_S)
-            began = time.perf_counter()
-            windows[index] = contestant.run()
-            elapsed = time.perf_counter() - began
-            if number:
-                times[index].append(1e3 * elapsed / windows[index])
+    with ExitStack() as stack:
+        field = list(_field(options, work, model, made, audio, inputs, absent, stack))
+        times, windows = _rounds(field, options.rounds, work)
+    distances = _distances(field, inputs, made.manifest.output_names)
     rows = []
     for index, contestant in enumerate(field):
         row: dict[str, Any] = {
             "name": contestant.name,
             "threads": contestant.threads,
             "note": contestant.note,
+            "form": contestant.form,
             "windows": windows[index],
             "ms": times[index],
             "figure": figure(times[index]).to_json(),
         }
-        for key, name in (("times_stock", STOCK), ("times_headless", HEADLESS)):
+        for key, name in (WHOLE | (BACKBONES if contestant.name.startswith(ALONE) else {})).items():
             slow = _find(field, name, contestant.threads)
             if slow is not None and slow != index:
                 row[key] = ratio(times[slow], times[index]).to_json()
         single = _find(field, contestant.name, 1)
         if single is not None and single != index:
             row["times_one_thread"] = ratio(times[single], times[index]).to_json()
-        if contestant.threads == 1 and "fp32" in contestant.name:
-            row["times_bound"] = {
-                name: ratio(times[index], [bound_ms(rate, with_head=_whole(made)) for rate in of_name]).to_json()
-                for name, of_name in _by_name(rates).items()
-            }
+        if contestant.name in distances:
+            row["distance"] = distances[contestant.name].to_json()
         rows.append(row)
     return {
         "audio": {
@@ -144,43 +147,82 @@ def _per_window(options: PeersOptions, work: Work, model: Path, made: Bundle, fo
         },
         "rounds": options.rounds,
         "batch": ways.BATCH,
-        "bound": _describe_bound(rates, made),
         "contestants": rows,
         "absent": absent,
     }
 
 
+def _rounds(field: Sequence[Contestant], rounds: int, work: Work) -> tuple[list[list[float]], list[int]]:
+    """Milliseconds of a window for each contestant in each round, and how many windows each runs."""
+    times: list[list[float]] = [[] for _ in field]
+    windows = [0] * len(field)
+    for number in range(rounds + 1):
+        work.say(f"round {number} of {rounds}" + (" (warm-up, dropped)" if not number else ""))
+        for index, contestant in enumerate(field):
+            time.sleep(_PAUSE_S)
+            began = time.perf_counter()
+            windows[index] = contestant.run()
+            elapsed = time.perf_counter() - began
+            if number:
+                times[index].append(1e3 * elapsed / windows[index])
+    return times, windows
+
+
+def _distances(field: Sequence[Contestant], inputs: NDArray[np.float32], names: Sequence[str]) -> dict[str, Distance]:
+    """How far each backbone's outputs are from ONNX Runtime's, by the name of the contestant."""
+    forms = {contestant.name: contestant.outputs for contestant in field if contestant.outputs is not None}
+    trusted = forms.pop(f"{ALONE}{REFERENCE}")
+    found = {name: Distance(names) for name in forms}
+    for window in range(len(inputs)):
+        x = inputs[window : window + 1]
+        expected = trusted(x)
+        for name, outputs in forms.items():
+            found[name].add(expected, outputs(x))
+    return found
+
+
 def _field(
-    options: PeersOptions, work: Work, model: Path, made: Bundle, audio: ways.Audio, absent: dict[str, str]
+    options: PeersOptions,
+    work: Work,
+    model: Path,
+    made: Bundle,
+    audio: ways.Audio,
+    inputs: NDArray[np.float32],
+    absent: dict[str, str],
+    stack: ExitStack,
 ) -> Iterator[Contestant]:
     cut = headless(work, model)
-    inputs = ways.network_inputs(made, audio)
     sounds = audio.waveforms
     for threads in options.threads:
         yield ways.onnx_runtime(STOCK, model, sounds, threads, ways.BATCH, f"all outputs, batch {ways.BATCH}")
         yield ways.onnx_runtime(HEADLESS, cut, sounds, threads, ways.BATCH, f"embedding only, batch {ways.BATCH}")
         yield ways.onnx_runtime(f"{HEADLESS}, one by one", cut, sounds, threads, 1, "embedding only, batch 1")
-        cut_note = "embedding only, batch 1"
-        others: dict[str, Callable[[str], Contestant]] = {
-            "LiteRT": partial(_tflite, model=options.tflite, inputs=sounds, threads=threads),
-            "headless graph, OpenVINO": partial(
-                ways.openvino, model=cut, inputs=sounds, threads=threads, batch=1, note=cut_note
-            ),
-            "bce fp32, backbone alone, OpenVINO": partial(
-                ways.openvino_backbone, bundle=made, precision="fp32", inputs=inputs, threads=threads
-            ),
-            "bce bf16, backbone alone, OpenVINO": partial(
-                ways.openvino_backbone, bundle=made, precision="bf16", inputs=inputs, threads=threads
+        whole: dict[str, Callable[[], Contestant]] = {
+            "LiteRT": partial(_tflite, "LiteRT", options.tflite, sounds, threads),
+            HEADLESS_OPENVINO: partial(
+                ways.openvino, HEADLESS_OPENVINO, cut, sounds, threads, 1, "embedding only, batch 1"
             ),
         }
-        for name, make in others.items():
-            try:
-                yield make(name)
-            except NotHere as reason:
-                absent[name] = str(reason)
-        for precision in made.manifest.variants:
-            yield ways.engine(made, precision, audio, threads)
-            yield ways.backbone(made, precision, inputs, threads)
+        whole |= {
+            ways.engine_name(precision, backend): partial(ways.engine, made, precision, audio, threads, backend)
+            for precision, backend in our_ways(made)
+        }
+        yield from _those_here(whole, absent)
+        for form in backbones(made, threads, absent):
+            yield ways.backbone(form, inputs, threads)
+        yield from _those_here({CAPPED: partial(_capped, made, inputs, threads, work, stack)}, absent)
+
+
+def _those_here(makers: dict[str, Callable[[], Contestant]], absent: dict[str, str]) -> Iterator[Contestant]:
+    for name, make in makers.items():
+        try:
+            yield make()
+        except NotHere as reason:
+            absent[name] = str(reason)
+
+
+def _capped(made: Bundle, inputs: NDArray[np.float32], threads: int, work: Work, stack: ExitStack) -> Contestant:
+    return stack.enter_context(Capped(made, inputs, threads, work.folder)).contestant
 
 
 def _tflite(name: str, model: Path | None, inputs: NDArray[np.float32], threads: int) -> Contestant:
@@ -191,110 +233,3 @@ def _tflite(name: str, model: Path | None, inputs: NDArray[np.float32], threads:
 
 def _find(field: Sequence[Contestant], name: str, threads: int) -> int | None:
     return next((i for i, c in enumerate(field) if (c.name, c.threads) == (name, threads)), None)
-
-
-def _whole(made: Bundle) -> bool:
-    """Whether the bundle's backbone runs the network to its end."""
-    return any(output.kind != "block" for output in made.manifest.outputs)
-
-
-def _by_name(rates: Sequence[Rates]) -> dict[str, list[float]]:
-    """GFLOP/s per round of each kind of bound."""
-    return {"fastest product": [rate.best for rate in rates]} | {
-        f"all products, {library}": [rate.network[library] for rate in rates] for library in rates[0].network
-    }
-
-
-def _describe_bound(rates: Sequence[Rates], made: Bundle) -> dict[str, Any]:
-    return {
-        "gmac_whole": multiplications() / 1e9,
-        "gmac_bundle": multiplications(with_head=_whole(made)) / 1e9,
-        "fastest": max(rates, key=lambda rate: rate.best).best_of,
-        "rates": [
-            {
-                "name": name,
-                "gflops": figure(of_name).to_json(),
-                "ms_whole": figure([bound_ms(rate) for rate in of_name]).to_json(),
-                "ms_bundle": figure([bound_ms(rate, with_head=_whole(made)) for rate in of_name]).to_json(),
-            }
-            for name, of_name in _by_name(rates).items()
-        ],
-    }
-
-
-# --- end to end ----------------------------------------------------------------------------------------------------
-
-
-def _end_to_end(options: PeersOptions, work: Work, model: Path, made: Bundle, folder: Path) -> dict[str, Any]:
-    """Whole programs, start-up included: a folder of ogg files to submission.csv at five shifts."""
-    some = work.folder / "end_to_end"
-    some.mkdir(exist_ok=True)
-    for old in some.iterdir():
-        old.unlink()
-    for path in sorted(audio_files(folder))[: options.recordings]:
-        (some / path.name).symlink_to(path.resolve())
-    out, report = work.folder / "end_to_end.csv", work.folder / "end_to_end.json"
-    shifts = ",".join(f"{shift:g}" for shift in SHIFT_SETS[5])
-    programs: list[tuple[str, int, list[str]]] = []
-    for threads in options.threads:
-        stock = [sys.executable, str(Path(__file__).with_name("stock.py")), str(some), "--model", str(model)]
-        stock += ["--threads", str(threads), f"--shifts={shifts}", "--out", str(out)]
-        programs.append(("stock script", threads, stock))
-        for precision in made.manifest.variants:
-            ours = infer_command("--bundle", made.path, "--threads", str(threads), "--shifts", "5", "--quiet")
-            ours += ["--precision", precision, "--out", str(out), "--report", str(report), str(some)]
-            programs.append((f"bce-infer {precision}", threads, ours))
-    walls: list[list[float]] = [[] for _ in programs]
-    cpus: list[list[float]] = [[] for _ in programs]
-    peaks = [0] * len(programs)
-    rows = -1
-    for number in range(options.end_to_end_rounds + 1):
-        work.say(f"end to end, round {number} of {options.end_to_end_rounds}" + (" (warm-up)" if not number else ""))
-        for index, (name, threads, command) in enumerate(programs):
-            # the stock script has nothing to warm up but the file cache, which the others warm as well
-            if not number and name == "stock script":
-                continue
-            ran = run(command)
-            rows = _same_rows(out, rows, f"{name} at {threads} threads")
-            peaks[index] = max(peaks[index], ran.peak_bytes)
-            if number:
-                walls[index].append(ran.wall_s)
-                cpus[index].append(ran.cpu_s)
-    windows = read_report(report)["totals"]["windows"]
-    found = []
-    for index, (name, threads, _) in enumerate(programs):
-        row: dict[str, Any] = {
-            "name": name,
-            "threads": threads,
-            "seconds": walls[index],
-            "figure": figure(walls[index]).to_json(),
-            "cpu_s": figure(cpus[index]).to_json(),
-            "peak_bytes": peaks[index],
-        }
-        stock_at = next(i for i, p in enumerate(programs) if p[:2] == ("stock script", threads))
-        if stock_at != index:
-            row["times_stock"] = ratio(walls[stock_at], walls[index]).to_json()
-        found.append(row)
-    return {
-        "recordings": options.recordings,
-        "rows": rows,
-        "windows_stock": rows * len(SHIFT_SETS[5]),
-        "windows_bce": windows,
-        "rounds": options.end_to_end_rounds,
-        "programs": found,
-    }
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """The report of a ``bce-infer`` run."""
-    return read_json(path, kind=False)
-
-
-def _same_rows(table: Path, rows: int, who: str) -> int:
-    """Rows of a score table; all programs must write as many."""
-    with open(table, encoding="utf-8") as file:
-        found = sum(1 for _ in file) - 1
-    table.unlink()
-    if rows not in (-1, found):
-        raise BceError(f"{who} wrote {found} rows, the one before it {rows}")
-    return found

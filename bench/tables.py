@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bce.bench.attack_tables import attack_tables
+from bce.bench.backbones import furthest
 from bce.bench.figures import read_json
+from bce.bench.kernel_tables import kernels_tables
 from bce.bench.markdown import markdown
-from bce.bench.side_by_side import side_by_side
+from bce.bench.side_by_side import STATES, side_by_side
 from bce.engine.errors import OptionsError
 from bce.engine.files import write_text
 
@@ -24,6 +26,8 @@ def table(content: Json) -> list[str]:
     """The lines of a result: where it was measured, on what, and the figures."""
     kinds: dict[str, Callable[[Json], Iterable[str]]] = {
         "peers": peers_tables,
+        "kernels": kernels_tables,
+        "fidelity": fidelity_table,
         "budget": budget_tables,
         "startup": startup_table,
         "memory": memory_table,
@@ -80,6 +84,24 @@ def _header(content: Json) -> Iterator[str]:
     yield quiet + ("." if load["quiet"] else ": **the machine was not quiet, the figures are doubtful**.")
 
 
+OFF = "relative L2 against ONNX Runtime fp32, of the output that is furthest off"
+RATIOS = {
+    "times_stock": "x stock",
+    "times_headless": "x headless",
+    "times_onnxruntime": "x ONNX Runtime, backbone",
+    "times_capped": "x OpenVINO held to AVX2",
+    "times_one_thread": "x one thread",
+}
+
+
+def off_cells(distance: Json | None) -> tuple[str, str]:
+    """Relative L2 over all windows, and of the worst one."""
+    if distance is None:
+        return "", ""
+    off = furthest(distance)
+    return f"{off['all']:.1e}", f"{off['worst']:.1e}"
+
+
 def _times(entry: Json | None, digits: int = 2) -> str:
     """A ratio and its quartiles."""
     if entry is None:
@@ -91,14 +113,14 @@ def _times(entry: Json | None, digits: int = 2) -> str:
 
 
 def peers_tables(content: Json) -> Iterator[str]:
-    """Per window, the bound, end to end."""
-    audio, bound = content["audio"], content["bound"]
+    """Per window, end to end."""
+    audio = content["audio"]
     yield (
         f"A window: {audio['windows']} windows a round (five shifts), {content['rounds']} rounds interleaved after one"
         " that is dropped; ratios within a round, quartiles in brackets."
     )
     yield ""
-    header = ("a window", "threads", "ms, median", "quartiles", "least", "x stock", "x headless", "x one thread")
+    header = ("a window", "threads", "ms, median", "quartiles", "least", *RATIOS.values(), "off, all", "worst window")
     yield from markdown(
         header,
         [
@@ -108,36 +130,20 @@ def peers_tables(content: Json) -> Iterator[str]:
                 f"**{row['figure']['median']:.1f}**",
                 f"{row['figure']['low']:.1f}-{row['figure']['high']:.1f}",
                 f"{row['figure']['best']:.1f}",
-                _times(row.get("times_stock")),
-                _times(row.get("times_headless")),
-                _times(row.get("times_one_thread")),
+                *(_times(row.get(key)) for key in RATIOS),
+                *off_cells(row.get("distance")),
             )
             for row in content["contestants"]
         ],
     )
     yield ""
+    yield f"Off: {OFF}."
+    yield ""
+    for row in content["contestants"]:
+        if row.get("form") and row["threads"] == content["contestants"][0]["threads"]:
+            yield f"- {row['name']}: {row['form']}."
     for name, reason in content["absent"].items():
         yield f"- {name}: left out, {reason}."
-    yield (
-        f"- The bound is the time of {bound['gmac_bundle']:.4f} GMAC, what this bundle runs of a window (the whole"
-        f" backbone has {bound['gmac_whole']:.4f}), at one core's sgemm rate; the fastest product was"
-        f" {bound['fastest']}."
-    )
-    yield ""
-    ours = [row for row in content["contestants"] if "times_bound" in row]
-    yield from markdown(
-        ("bound, one core", "GFLOP/s", "ms", "ms, whole backbone", *(f"x bound: {row['name']}" for row in ours)),
-        [
-            (
-                rate["name"],
-                _times(rate["gflops"], 0),
-                f"{rate['ms_bundle']['median']:.1f}",
-                f"{rate['ms_whole']['median']:.1f}",
-                *(_times(row["times_bound"][rate["name"]]) for row in ours),
-            )
-            for rate in bound["rates"]
-        ],
-    )
     if "end_to_end" in content:
         yield ""
         yield from _end_to_end(content["end_to_end"])
@@ -150,7 +156,7 @@ def _end_to_end(content: Json) -> Iterator[str]:
         f" {content['rounds']} rounds interleaved."
     )
     yield ""
-    header = ("end to end", "threads", "s, median", "quartiles", "x stock", "CPU s", "peak MB")
+    header = ("end to end", "threads", "s, median", "quartiles", "x stock", "start-up s", "CPU s", "peak MB")
     yield from markdown(
         header,
         [
@@ -160,12 +166,33 @@ def _end_to_end(content: Json) -> Iterator[str]:
                 f"**{row['figure']['median']:.1f}**",
                 f"{row['figure']['low']:.1f}-{row['figure']['high']:.1f}",
                 _times(row.get("times_stock")),
+                f"{row['startup_s']['median']:.1f}" if "startup_s" in row else "",
                 f"{row['cpu_s']['median']:.1f}",
                 f"{row['peak_bytes'] / 1e6:.0f}",
             )
             for row in content["programs"]
         ],
     )
+
+
+# --- fidelity ------------------------------------------------------------------------------------------------------
+
+
+def fidelity_table(content: Json) -> Iterator[str]:
+    """A row for each form and output."""
+    yield f"{content['windows']} windows of {content['recordings']} recordings; relative L2 against ONNX Runtime fp32."
+    yield ""
+    yield from markdown(
+        ("form", "output", "over all windows", "median window", "worst window"),
+        [
+            (form["name"], output, *(f"{off[key]:.1e}" for key in ("all", "median", "worst")))
+            for form in content["forms"]
+            for output, off in form["distance"]["outputs"].items()
+        ],
+    )
+    yield ""
+    yield from (f"- {name}: left out, {reason}." for name, reason in content["absent"].items())
+    yield from (f"- Not read to its end: {reason}." for reason in content["unreadable"])
 
 
 # --- budget --------------------------------------------------------------------------------------------------------
@@ -184,7 +211,7 @@ def budget_tables(content: Json) -> Iterator[str]:
         ("run", *stages),
         [
             (
-                f"{row['precision']}, {row['shifts']} shifts",
+                f"{row['form']}, {row['shifts']} shifts",
                 *(
                     f"{row['stages'][name]['ms_per_window']:.2f} ({row['stages'][name]['share']:.1%})"
                     for name in stages
@@ -201,7 +228,7 @@ def budget_tables(content: Json) -> Iterator[str]:
         header,
         [
             (
-                f"{row['precision']}, {row['shifts']} shifts",
+                f"{row['form']}, {row['shifts']} shifts",
                 f"{row['ms_per_window']:.1f}",
                 f"{row['times_real_time']:.0f}",
                 f"{row['busy_threads']:.2f}",
@@ -213,6 +240,8 @@ def budget_tables(content: Json) -> Iterator[str]:
             for row in runs
         ],
     )
+    yield ""
+    yield from (f"- {name}: left out, {reason}." for name, reason in content["absent"].items())
 
 
 # --- start-up and memory -------------------------------------------------------------------------------------------
@@ -224,16 +253,12 @@ def startup_table(content: Json) -> Iterator[str]:
     def row(name: str, entry: Json) -> tuple[str, str, str, str]:
         return (name, f"{entry['median']:.2f}", f"{entry['low']:.2f}-{entry['high']:.2f}", f"{entry['best']:.2f}")
 
-    compiling, warm = content["compiling"], content["warm"]
-    yield from markdown(
-        ("start-up, s", "median", "quartiles", "least"),
-        [
-            row("`bce-infer --help`", content["help_s"]),
-            ("first run: first window (kernels compile)", f"{compiling['first_window_s']:.2f}", "", ""),
-            row("later runs: first window", warm["first_window_s"]),
-            row("later runs: one window, from the command to its end", warm["wall_s"]),
-        ],
-    )
+    rows = [row("`bce-infer --help`", content["help_s"])]
+    for start in content["starts"]:
+        name = f"{start['form']}, {STATES[start['state']]}"
+        rows.append(row(f"{name}: first window", start["first_window_s"]))
+        rows.append(row(f"{name}: one window, from the command to its end", start["wall_s"]))
+    yield from markdown(("start-up, s", "median", "quartiles", "least"), rows)
 
 
 def memory_table(content: Json) -> Iterator[str]:
@@ -248,13 +273,13 @@ def memory_table(content: Json) -> Iterator[str]:
         *(f"at {share}" for share in shares),
         "growth, MB/h",
     )
-    yield f"{content['threads']} threads, {content['precision']}; summed over children."
+    yield f"{content['threads']} threads; summed over children."
     yield ""
     yield from markdown(
         header,
         [
             (
-                f"{row['name']}, {row['shifts']} shift{'s' * (row['shifts'] > 1)}",
+                f"{row['form']}: {row['name']}, {row['shifts']} shift{'s' * (row['shifts'] > 1)}",
                 str(row["windows"]),
                 f"{row['wall_s'] / 60:.1f}",
                 f"{row['busy_threads']:.2f}",

@@ -204,4 +204,8 @@ def _label(writer: Writer, name: str, spatial: Map, channels: int, prototypes: P
             writer.s(place).at(loop.index * (panel * isa.bytes)),
         )
     writer.mark("label")
-    return Output(name, place, (panel * panels * isa.lanes,), count, None, prototypes)
+    # the vectors are among the weights now; the rest is copied, so that no view keeps a whole file in memory
+    members = None if prototypes.members is None else np.array(prototypes.members)
+    strength, bias, none = np.array(prototypes.strength), np.array(prototypes.bias), np.empty((0, count), np.float32)
+    rest = Prototypes(none, strength, bias, members, prototypes.epsilon)
+    return Output(name, place, (panel * panels * isa.lanes,), count, None, rest)

@@ -174,14 +174,14 @@ class Lanes:
         An empty piece of assembly that claims to change them. Without it LLVM moves all broadcasts of a tile to its
         beginning and runs out of registers: the spills take half of the speed.
         """
-        kind = values[0].type
-        joined = "{ " + ", ".join([kind] * len(values)) + " }" if len(values) > 1 else kind
-        constraints = ",".join(["=v"] * len(values) + [str(n) for n in range(len(values))] + ["~{memory}"])
+        kind, count = values[0].type, len(values)
+        joined = kind if count == 1 else "{ " + ", ".join([kind] * count) + " }"
+        constraints = "=v," * count + "".join(f"{n}," for n in range(count)) + "~{memory}"
         given = ", ".join(map(str, values))
         both = self.f.emit(joined, f'call {joined} asm sideeffect "", "{constraints}"({given})')
-        if len(values) == 1:
+        if count == 1:
             return [both]
-        return [self.f.emit(kind, f"extractvalue {both}, {n}") for n in range(len(values))]
+        return [self.f.emit(kind, f"extractvalue {both}, {n}") for n in range(count)]
 
     def prefetch(self, place: Value) -> None:
         """Ask for the cache line of an address."""

@@ -18,6 +18,7 @@ class Weights:
 
     def __init__(self) -> None:
         self._arrays: list[tuple[int, NDArray[Any]]] = []
+        self._memory: NDArray[np.uint8] | None = None
         self.bytes = 0
 
     def put(self, array: NDArray[Any]) -> int:
@@ -28,11 +29,16 @@ class Weights:
         return place
 
     def memory(self) -> NDArray[np.uint8]:
-        """All of them, in memory that begins on a cache line."""
-        found = aligned(self.bytes)
-        for place, array in self._arrays:
-            found[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
-        return found
+        """All of them, in memory that begins on a cache line: the same each time, when nothing more is put.
+
+        Each array is let go as soon as it is there, so that there are never two of all.
+        """
+        if self._memory is None:
+            self._memory = aligned(self.bytes)
+        while self._arrays:
+            place, array = self._arrays.pop()
+            self._memory[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
+        return self._memory
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

@@ -1,9 +1,11 @@
-"""Statistics against numpy and scipy, the prediction and the bound against sums done by hand."""
+"""Statistics against numpy and scipy, the prediction against sums done by hand."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,14 +14,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
-pytest.importorskip("threadpoolctl", reason="benchmarks need the extra bce[bench]")
 
-from bce.bench.budget_report import split
+from bce.bench.budget_report import form_of, split, ways_to_run
 from bce.bench.figures import figure, ratio, read_json, slope, write_json
 from bce.bench.memory import curve
 from bce.bench.processes import ProcessRun
-from bce.bench.sgemm import bound_ms, multiplications, shapes
 from bce.engine.errors import OptionsError
+from bce.engine.network.bundle import Bundle
 
 TIMES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30)
 
@@ -54,23 +55,6 @@ def test_slope_is_that_of_linear_regression(points: list[tuple[float, float]]) -
 
 def test_slope_of_a_point_is_none() -> None:
     assert slope([1.0], [5.0]) == 0.0
-
-
-def test_multiplications_are_those_of_the_published_network() -> None:
-    assert multiplications() == pytest.approx(1.2335e9, rel=1e-4)
-    # the last convolution: 384 to 1536 channels on 16 x 4 positions
-    assert multiplications() - multiplications(with_head=False) == 384 * 1536 * 64
-
-
-def test_products_are_most_of_the_network() -> None:
-    found = shapes()
-    assert sum(found.values()) == 26 + 24  # every block projects, all but the two of the first stage expand
-    share = sum(count * a * b * c for (a, b, c), count in found.items()) / multiplications(with_head=False)
-    assert 0.9 < share < 1.0
-
-
-def test_bound_of_the_lab() -> None:
-    assert bound_ms(84.0) == pytest.approx(29.4, abs=0.05)
 
 
 TOTALS = {"recordings": 20, "windows": 1120, "audio_s": 1200.0, "wall_s": 21.0, "ready_s": 1.0}
@@ -117,3 +101,22 @@ def test_other_files_are_refused(tmp_path: Path, content: str | None, says: str)
         path.write_text(content)
     with pytest.raises(OptionsError, match=says):
         read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"backend": "compiled", "precision": "bf16", "isa": "avx512", "cpu": "znver4"}, "compiled bf16, avx512"),
+        ({"backend": "onnxruntime", "precision": "int8"}, "ONNX Runtime int8"),
+    ],
+)
+def test_forms_are_named_without_the_cpu(record: dict[str, str], text: str) -> None:
+    assert form_of(record) == text
+
+
+def test_no_way_runs_twice() -> None:
+    manifest = SimpleNamespace(variants={"fp32": "", "int8": ""})
+    made = cast(Bundle, SimpleNamespace(manifest=manifest))
+    both = ways_to_run(made, ("auto", "onnxruntime"))
+    assert both == [("fp32", "auto"), ("fp32", "onnxruntime"), ("bf16", "auto"), ("int8", "auto")]
+    assert ways_to_run(made, ("onnxruntime",)) == [("fp32", "onnxruntime"), ("int8", "onnxruntime")]

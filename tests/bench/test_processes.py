@@ -11,7 +11,6 @@ import pytest
 import soundfile
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
-pytest.importorskip("threadpoolctl", reason="benchmarks need the extra bce[bench]")
 
 from support.sounds import write_sound
 

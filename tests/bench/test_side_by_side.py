@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ from bce.engine.errors import OptionsError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
-FOLDERS = [ROOT / "bench" / "results" / machine for machine in ("intel", "amd")]
+NAMES = {"intel": "Intel Xeon", "amd": "AMD EPYC"}
+FOLDERS = [folder for machine in NAMES if (folder := ROOT / "bench" / "results" / machine).is_dir()]
 RESULTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.json"))]
 """The measurements that the page shows, Intel's before AMD's."""
 
@@ -39,49 +41,60 @@ def test_the_page_stays_short() -> None:
 
 
 def test_the_readme_says_the_same() -> None:
-    """Its table has two threads: stock, and how many times faster fp32 and int8 are, of each machine."""
+    """Its table has two threads: stock, and how many times faster each precision that it names is, of each machine."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    (_, *heads), *_ = (row for row in shown if any(cell.endswith(": stock") for cell in row))
+    starts = [place for place, head in enumerate(heads) if head.endswith(": stock")]
+    assert [heads[place].removesuffix(": stock") for place in starts] == [NAMES[folder.name] for folder in FOLDERS]
     windows, programs, minutes = (
         ["a window"],
         ["six one-minute files to `submission.csv`, five shifts"],
         ["600 such files"],
     )
-    for folder in FOLDERS:
+    for folder, start, end in zip(FOLDERS, starts, [*starts[1:], len(heads)], strict=True):
+        precisions = heads[start + 1 : end]
         peers, budget = (read_json(folder / f"{kind}.json") for kind in ("peers", "budget"))
-        for row, rows, unit in (
-            (windows, peers["contestants"], "ms"),
-            (programs, peers["end_to_end"]["programs"], "s"),
+        for row, rows, unit, name in (
+            (windows, peers["contestants"], "ms", "bce"),
+            (programs, peers["end_to_end"]["programs"], "s", "bce-infer"),
         ):
-            of_name = {
-                one["name"].removeprefix("bce-infer ").removeprefix("bce "): one for one in rows if one["threads"] == 2
-            }
+            of_name = {one["name"]: one for one in rows if one["threads"] == 2}
             stock = of_name.get("stock graph, ONNX Runtime") or of_name["stock script"]
             row.append(f"{stock['figure']['median']:.1f} {unit}")
-            row += [f"{of_name[name]['times_stock']['median']:.1f}x" for name in ("fp32", "int8")]
-        minutes += ["", *(f"{run['minutes']:.1f} min" for run in budget["runs"] if run["shifts"] == 5)]
-    shown = [cells(line) for line in text.splitlines() if line.startswith("|")]
+            row += [f"{of_name[f'{name} {precision}']['times_stock']['median']:.1f}x" for precision in precisions]
+        # the first of a precision is what runs without being asked for
+        of_run = {run["precision"]: run for run in reversed(budget["runs"]) if run["shifts"] == 5}
+        minutes += ["", *(f"{of_run[precision]['minutes']:.1f} min" for precision in precisions)]
     for row in (windows, programs, minutes):
         assert row in shown
 
 
 def test_every_machine_and_thread_has_its_figure() -> None:
     both = [read_json(folder / "peers.json") for folder in FOLDERS]
+    columns = [
+        (result, threads, f"{NAMES[folder.name]}, {threads} thread{'s' * (threads > 1)}")
+        for folder, result in zip(FOLDERS, both, strict=True)
+        for threads in dict.fromkeys(row["threads"] for row in result["contestants"])
+    ]
     lines = side_by_side(both)
     head, *rows = (cells(line) for line in lines if line.startswith("|") and "---" not in line)
-    assert head[1:] == [
-        f"{cpu}, {threads} thread{'s' * (threads > 1)}" for cpu in ("Intel Xeon", "AMD EPYC") for threads in (1, 2)
-    ]
+    assert head[1:] == [heading for *_, heading in columns]
     of_name = {row[0]: row[1:] for row in rows}
-    for column, (result, threads) in enumerate([(result, threads) for result in both for threads in (1, 2)]):
-        here = [row for row in result["contestants"] if row["threads"] == threads]
-        for row in here:
-            cell = of_name[f"{row['name']} ({row['note']})"][column]
-            ratio = f" ({row['times_stock']['median']:.2f})" if "times_stock" in row else ""
-            assert cell == f"**{row['figure']['median']:.1f}**{ratio}"
+
+    def label(row: dict[str, Any]) -> str:
+        name = row["name"].removeprefix("backbone, ")
+        return f"{name} ({row['note']})" if row["note"] else name
+
+    everywhere = {label(row) for result in both for row in result["contestants"]}
+    for column, (result, threads, _) in enumerate(columns):
+        here = {label(row): row for row in result["contestants"] if row["threads"] == threads}
+        for name, row in here.items():
+            key = "times_onnxruntime" if row["name"].startswith("backbone, ") else "times_stock"
+            ratio = f" ({row[key]['median']:.2f})" if key in row else ""
+            assert of_name[name][column] == f"**{row['figure']['median']:.1f}**{ratio}"
         # a machine on which a contestant took no part has an empty cell
-        others = {f"{row['name']} ({row['note']})" for result in both for row in result["contestants"]}
-        others -= {f"{row['name']} ({row['note']})" for row in here}
-        assert {of_name[name][column] for name in others} <= {""}
+        assert {of_name[name][column] for name in everywhere - set(here)} <= {""}
 
 
 @pytest.mark.parametrize("kind", ["peers", "budget", "startup", "memory"])

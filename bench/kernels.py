@@ -1,0 +1,216 @@
+"""``bce-bench kernels``: milliseconds of each stage of the compiled network, beside what this machine can do at most.
+
+The forms run one after the other over the same windows, round by round, on one thread; the peaks are measured in the
+same rounds. A stage's time is the median of all windows, by the time-stamp counter.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bce.bench import contestants as ways
+from bce.bench.figures import figure
+from bce.bench.machine import Watch
+from bce.bench.machine import describe as describe_machine
+from bce.bench.materials import Work, bundle, describe, model_file, recordings
+from bce.bench.peaks import Peaks
+from bce.bench.stages import Arithmetic, arithmetic, rows
+from bce.engine.audio.recordings import find_recordings
+from bce.engine.compiled.blocks import DEGREES
+from bce.engine.compiled.compilation import Code, compile_object
+from bce.engine.compiled.emitter import ir_for
+from bce.engine.compiled.generate import ENTRY, generate
+from bce.engine.compiled.lanes import ISAS
+from bce.engine.compiled.layers import Layers
+from bce.engine.compiled.packing import aligned
+from bce.engine.compiled.plan import Precision
+from bce.engine.compiled.targets import Isa, Target, host_target, why_none
+from bce.engine.errors import OptionsError, shown
+from bce.engine.network.mbconv import NotMbconv, read_layers
+
+
+@dataclass(frozen=True)
+class KernelsOptions:
+    """What to time.
+
+    Attributes:
+        given_bundle: a bundle with a head; None makes one.
+        perch: what it is made from; None for a stand-in.
+        audio: recordings and folders; empty for synthetic soundscapes.
+        precisions, isas: of the forms; those that this CPU does not have are left out.
+        windows: of a round, at least 1.
+        rounds: kept rounds, at least 1.
+    """
+
+    given_bundle: Path | None = None
+    perch: Path | None = None
+    audio: tuple[Path, ...] = ()
+    precisions: tuple[str, ...] = get_args(Precision)
+    isas: tuple[str, ...] = field(default_factory=lambda: tuple(ISAS))
+    windows: int = 12
+    rounds: int = 15
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("precision", self.precisions, get_args(Precision)),
+            ("isa", self.isas, tuple(ISAS)),
+        ):
+            for value in given:
+                if value not in known:
+                    raise OptionsError(f"{name} is {shown(value)}, it must be one of {', '.join(known)}")
+        for name in ("windows", "rounds"):
+            if getattr(self, name) < 1:
+                raise OptionsError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+
+class Timed:
+    """A network as compiled code that reads the clock between its stages.
+
+    Args:
+        layers: the network.
+        precision: "fp32" or "bf16".
+        target: what it is compiled for; this CPU must have all that it needs.
+
+    Attributes:
+        stages: their names, in order.
+    """
+
+    def __init__(self, layers: Layers, precision: Precision, target: Target) -> None:
+        program = generate(layers, precision, ISAS[target.isa], clock=True)
+        first, *self.stages = program.stages
+        assert first == "start"
+        ir = ir_for(program.text, target.attributes)
+        self._code = Code(compile_object(ir, target), target, "compiled")
+        self._weights, self._arena = program.weights.memory(), aligned(program.arena_bytes)
+        end = program.clock + 8 * len(program.stages)
+        self._clock = self._arena[program.clock : end].view(np.int64)
+        self._run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(self._code.address(ENTRY))
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The readings of the clock for an input: at the start, then at the end of each stage."""
+        self._run(x.ctypes.data, self._weights.ctypes.data, self._arena.ctypes.data)
+        return self._clock.copy()
+
+
+def kernels(options: KernelsOptions, work: Work) -> dict[str, Any]:
+    """Measure, and return everything as JSON can hold it: see :func:`bce.bench.kernel_tables.kernels_tables`."""
+    made = bundle(work, options.given_bundle, lambda: model_file(work, options.perch))
+    try:
+        layers = read_layers(made.backbone())
+    except NotMbconv as error:
+        raise OptionsError(f"{error.reason}: there are no kernels for it", error.path) from error
+    folder = recordings(work, options.audio, 6)
+    audio = ways.load_audio(find_recordings([folder]), options.windows, (0.0,), made.manifest.window, 1)
+    inputs = ways.network_inputs(made, audio)[: options.windows]
+    forms, absent = _forms(options)
+    if not forms:
+        raise OptionsError("; ".join(absent.values()))
+    machine, watch = describe_machine(), Watch()
+    timed = []
+    for precision, target in forms:
+        work.say(f"compiling {precision}, {target.isa}")
+        timed.append(Timed(layers, precision, target))
+    peaks = {target.isa: Peaks(target) for _, target in reversed(forms)}
+    clocks: list[list[NDArray[np.int64]]] = [[] for _ in forms]
+    rates: dict[str, list[dict[str, float]]] = {isa: [] for isa in peaks}
+    began, first = time.perf_counter(), 0
+    for number in range(options.rounds + 1):
+        work.say(f"round {number} of {options.rounds}" + (" (warm-up, dropped)" if not number else ""))
+        for isa, loops in peaks.items():
+            rates[isa].append(loops.measure())
+        for form, kept in zip(timed, clocks, strict=True):
+            found = [form.run(x) for x in inputs]
+            if number:
+                kept += found
+            elif not first:
+                began, first = time.perf_counter(), int(found[-1][-1])
+    ticks_per_s = (int(clocks[-1][-1][-1]) - first) / (time.perf_counter() - began)
+    return {
+        "kind": "kernels",
+        "machine": machine,
+        "weights": describe(made),
+        "rounds": options.rounds,
+        "windows": len(inputs),
+        "ticks_per_s": ticks_per_s,
+        "peaks": [
+            {"isa": isa, "name": name, "rate": figure([rate[name] for rate in of_isa[1:]]).to_json()}
+            for isa, of_isa in rates.items()
+            for name in of_isa[0]
+        ],
+        "forms": [
+            _form(layers, precision, target, form.stages, np.stack(kept) / ticks_per_s, _medians(rates[target.isa][1:]))
+            for (precision, target), form, kept in zip(forms, timed, clocks, strict=True)
+        ],
+        "absent": absent,
+        "load": watch.stop(),
+    }
+
+
+def _forms(options: KernelsOptions) -> tuple[list[tuple[Precision, Target]], dict[str, str]]:
+    """The forms that this CPU has, and why not the others."""
+    found: list[tuple[Precision, Target]] = []
+    absent: dict[str, str] = {}
+    isas: tuple[Isa, ...] = tuple(isa for isa in get_args(Isa) if isa in options.isas)
+    for precision in (one for one in get_args(Precision) if one in options.precisions):
+        for isa in isas:
+            target = host_target(isa)
+            if target is None:
+                absent[f"compiled {precision}, {isa}"] = why_none(isa)
+            elif precision == "fp32" or target.bf16:
+                found.append((precision, target))
+            else:
+                absent[f"compiled {precision}, {isa}"] = "bf16 needs AVX512_BF16"
+    return found, absent
+
+
+def _medians(rates: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.median([rate[name] for rate in rates])) for name in rates[0]}
+
+
+def _form(
+    layers: Layers,
+    precision: Precision,
+    target: Target,
+    stages: list[str],
+    seconds: NDArray[np.float64],
+    rates: dict[str, float],
+) -> dict[str, Any]:
+    """A form's table: each part's milliseconds, multiply-adds, and milliseconds at the peaks.
+
+    Args:
+        seconds: [windows, 1 + stages], see :meth:`Timed.run`.
+        rates: see :meth:`bce.bench.peaks.Peaks.measure`.
+    """
+    counted = arithmetic(layers, precision)
+    peaks = rates | {"swish": rates[f"swish {DEGREES[precision]}"]}
+    took = dict(zip(stages, np.diff(seconds, axis=1).T, strict=True))
+
+    def part(names: list[str]) -> dict[str, Any]:
+        of_part = sum((counted.get(name, Arithmetic()) for name in names), Arithmetic())
+        return {
+            "ms": 1e3 * float(np.median(sum(took[name] for name in names))),
+            "multiplications": of_part.multiplications,
+            "floor_ms": 1e3 * of_part.floor_s(peaks),
+        }
+
+    whole = figure(list(1e3 * (seconds[:, -1] - seconds[:, 0])))
+    return {
+        "name": f"compiled {precision}, {target.isa}",
+        "precision": precision,
+        "isa": target.isa,
+        "cpu": target.cpu,
+        "figure": whole.to_json(),
+        "multiplications": sum(one.multiplications for one in counted.values()),
+        "floor_ms": 1e3 * sum(one.floor_s(peaks) for one in counted.values()),
+        "rows": [
+            {"name": name, "parts": {key: part(names) for key, names in parts.items()}}
+            for name, parts in rows(layers, stages).items()
+        ],
+    }

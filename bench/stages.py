@@ -1,0 +1,118 @@
+"""What a network's stages have to compute, counted from its shapes, and blocks that are alike in one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+
+from bce.engine.compiled.layers import Layers
+from bce.engine.compiled.maps import Element
+from bce.engine.compiled.plan import Precision, elements
+
+PARTS = ("expand", "gate", "scale", "project")
+"""Of a block, as the generated program names them; the depthwise convolution belongs to the expansion."""
+OUTPUTS = "outputs"
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What has to be computed, whoever does it.
+
+    Attributes:
+        f32, bf16: multiply-adds, by what is multiplied.
+        swish: how many activations.
+    """
+
+    f32: int = 0
+    bf16: int = 0
+    swish: int = 0
+
+    def __add__(self, other: Arithmetic) -> Arithmetic:
+        return Arithmetic(self.f32 + other.f32, self.bf16 + other.bf16, self.swish + other.swish)
+
+    @property
+    def multiplications(self) -> int:
+        """Multiply-adds of both kinds."""
+        return self.f32 + self.bf16
+
+    def floor_s(self, peaks: Mapping[str, float]) -> float:
+        """Seconds at the machine's peaks, in which nothing is loaded, stored or waited for.
+
+        Args:
+            peaks: "f32", "bf16" and "swish", in so many a second; what does not occur need not be there.
+        """
+        counts = {"f32": self.f32, "bf16": self.bf16, "swish": self.swish}
+        return sum(count / peaks[name] for name, count in counts.items() if count)
+
+
+def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
+    """The arithmetic of each stage of a generated program, by the stage's name, such as "3 expand" or "head".
+
+    A gate's scaling, its two small products and the mean of an output count as nothing: they are no more than what the
+    memory takes to give their operands.
+    """
+    found: dict[str, Arithmetic] = {}
+    chosen = elements(layers, precision)
+    sizes = list(layers.sizes())
+    stem = Arithmetic(layers.stem.weight.size * prod(sizes[0][0]), swish=len(layers.stem.bias) * prod(sizes[0][0]))
+    if layers.blocks[0].expand is not None:
+        found["stem"] = stem
+    for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, sizes, strict=True)):
+        channels = len(block.depthwise.bias)
+        pixels_in, pixels = prod(size_in), prod(size_out)
+        made = Arithmetic(block.depthwise.weight.size * pixels, swish=channels * pixels)
+        if block.expand is not None:
+            made += _product(block.expand.weight.size * pixels_in, chosen.expand[index]) + Arithmetic(
+                swish=channels * pixels_in
+            )
+        elif index == 0:
+            made += stem
+        found[f"{index} expand"] = made
+        found[f"{index} project"] = _product(block.project.weight.size * pixels, chosen.project[index])
+    if layers.head is not None:
+        pixels = prod(sizes[-1][1])
+        activations = Arithmetic(swish=len(layers.head.bias) * pixels)
+        found["head"] = _product(layers.head.weight.size * pixels, chosen.head) + activations
+        if layers.prototypes is not None and any(tap.kind == "label" for tap in layers.taps):
+            found["label"] = Arithmetic(layers.prototypes.vectors.size * pixels)
+    return found
+
+
+def _product(multiplications: int, element: Element) -> Arithmetic:
+    return Arithmetic(multiplications) if element == "f32" else Arithmetic(bf16=multiplications)
+
+
+def alike(layers: Layers) -> Iterator[range]:
+    """Blocks in a row whose expanded maps have the same channels and size."""
+    keys = [(len(block.depthwise.bias), size) for block, (size, _) in zip(layers.blocks, layers.sizes(), strict=True)]
+    for _, group in groupby(range(len(keys)), key=lambda index: keys[index]):
+        members = list(group)
+        yield range(members[0], members[-1] + 1)
+
+
+def rows(layers: Layers, stages: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """The rows of a table: name of the row, then of its parts, then the stages that count there.
+
+    Args:
+        layers: the network.
+        stages: the names of the program's stages.
+
+    Returns:
+        a row for each group of :func:`alike`, with :data:`PARTS`, and one for each stage that is of no block, with the
+        part ""; the means and copies of outputs are one.
+    """
+    of_block = {f"{index} {part}" for index in range(len(layers.blocks)) for part in PARTS}
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in stages:
+        if name == "stem":
+            found[name] = {"": [name]}
+    for group in alike(layers):
+        name = f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0])
+        found[name] = {part: [f"{index} {part}" for index in group] for part in PARTS}
+    for name in stages:
+        if name not in of_block and name != "stem":
+            row = OUTPUTS if name.endswith((" mean", " map")) else name
+            found.setdefault(row, {"": []})[""].append(name)
+    return found

@@ -1,0 +1,125 @@
+"""Counts of arithmetic against a plain forward pass that counts what it does; rows of the table; the timed program."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import plain_mbconv
+from support.forms import host
+from support.plain_mbconv import random_layers
+
+pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
+
+from bce.bench.kernels import KernelsOptions, Timed, _form
+from bce.bench.peaks import Peaks
+from bce.bench.stages import OUTPUTS, PARTS, Arithmetic, alike, arithmetic, rows
+from bce.engine.compiled.generate import generate
+from bce.engine.compiled.lanes import AVX2
+from bce.engine.compiled.layers import Layers
+from bce.engine.errors import OptionsError
+
+SEEDS = st.integers(0, 2**32 - 1)
+RATES = {"cycles": 4e9, "f32": 1e9, "bf16": 2e9, "swish 1": 4e8, "swish 2": 3e8}
+
+
+def counted(layers: Layers) -> tuple[int, int]:
+    """Multiply-adds of all convolutions but the gates', and swishes but theirs, of a plain forward pass."""
+    gates = {id(layer) for block in layers.blocks for layer in (block.gate.reduce, block.gate.expand)}
+    squeezed = {len(block.gate.reduce.bias) for block in layers.blocks}
+    found = [0, 0]
+    pointwise, spatial, swish = plain_mbconv.pointwise, plain_mbconv.spatial, plain_mbconv.swish
+
+    def counting_pointwise(layer: Any, x: Any) -> Any:
+        found[0] += 0 if id(layer) in gates else layer.weight.size * x[0].size
+        return pointwise(layer, x)
+
+    def counting_spatial(layer: Any, x: Any) -> Any:
+        out = spatial(layer, x)
+        found[0] += out.size * layer.kernel**2
+        return out
+
+    def counting_swish(x: Any) -> Any:
+        of_gate = x.shape[1:] == (1, 1) and len(x) in squeezed
+        found[1] += 0 if of_gate else x.size
+        return swish(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_mbconv, "pointwise", counting_pointwise)
+        patch.setattr(plain_mbconv, "spatial", counting_spatial)
+        patch.setattr(plain_mbconv, "swish", counting_swish)
+        plain_mbconv.forward(layers, np.zeros(layers.shape))
+    return found[0], found[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_arithmetic_is_what_a_forward_pass_does(seed: int) -> None:
+    layers = random_layers(np.random.default_rng(seed), shape=(40, 30), prototypes=False)
+    if any(size == (1, 1) for sizes in layers.sizes() for size in sizes):
+        return  # a map like a gate's mean: the pass cannot tell its swishes apart
+    total = sum(arithmetic(layers, "fp32").values(), Arithmetic())
+    assert (total.f32, total.swish) == counted(layers)
+    assert total.bf16 == 0
+    low = sum(arithmetic(layers, "bf16").values(), Arithmetic())
+    assert (low.multiplications, low.swish) == (total.multiplications, total.swish)
+    assert (low.bf16 > 0) == (len(layers.blocks) > 3 or layers.head is not None)
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS)
+def test_every_stage_is_in_one_row(seed: int) -> None:
+    layers = random_layers(np.random.default_rng(seed))
+    _, *stages = generate(layers, "fp32", AVX2, clock=True).stages
+    table = rows(layers, stages)
+    assert sorted(name for parts in table.values() for names in parts.values() for name in names) == sorted(stages)
+    assert set(arithmetic(layers, "fp32")) <= set(stages)
+    assert set(table[OUTPUTS]) == {""}
+
+
+def test_alike_are_blocks_of_one_shape() -> None:
+    layers = random_layers(np.random.default_rng(0), blocks=4)
+    groups = list(alike(layers))
+    assert [index for group in groups for index in group] == [0, 1, 2, 3]
+    shapes = [(len(b.depthwise.bias), size) for b, (size, _) in zip(layers.blocks, layers.sizes(), strict=True)]
+    for group in groups:
+        assert len({shapes[index] for index in group}) == 1
+    assert all(shapes[a[-1]] != shapes[b[0]] for a, b in pairwise(groups))
+
+
+def test_a_floor_is_all_counts_at_their_peaks() -> None:
+    assert Arithmetic(100, 200, 30).floor_s({"f32": 10, "bf16": 20, "swish": 3}) == pytest.approx(30)
+    assert Arithmetic(100).floor_s({"f32": 10}) == pytest.approx(10)
+
+
+def test_parts_of_a_window_are_all_of_it() -> None:
+    target = host()
+    layers = random_layers(np.random.default_rng(1), blocks=4, head=True)
+    timed = Timed(layers, "fp32", target)
+    clock = timed.run(np.ones(layers.shape, np.float32))
+    assert len(clock) == 1 + len(timed.stages)
+    assert np.all(np.diff(clock) >= 0)
+    assert clock[-1] > clock[0]
+    form = _form(layers, "fp32", target, timed.stages, clock[None] / 1e9, RATES)
+    parts = [part for row in form["rows"] for part in row["parts"].values()]
+    assert sum(part["ms"] for part in parts) == pytest.approx(form["figure"]["median"])
+    assert sum(part["floor_ms"] for part in parts) == pytest.approx(form["floor_ms"])
+    assert sum(part["multiplications"] for part in parts) == form["multiplications"]
+    assert {key for row in form["rows"] for key in row["parts"]} == {*PARTS, ""}
+
+
+def test_peaks_have_a_rate_for_all_that_is_counted() -> None:
+    target = host()
+    found = Peaks(target).measure()
+    assert set(found) == {"cycles", "f32", "swish 1", "swish 2"} | ({"bf16"} if target.bf16 else set())
+    assert min(found.values()) > 0
+
+
+@pytest.mark.parametrize("wrong", [{"precisions": ("fp16",)}, {"isas": ("neon",)}, {"rounds": 0}, {"windows": 0}])
+def test_options_name_what_is_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionsError, match=next(iter(wrong)).removesuffix("s")):
+        KernelsOptions(**wrong)
