@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from bce.engine.compiled.targets import host_target
+
 HEAVY = ("torch", "tensorflow", "onnx", "matplotlib", "sklearn")
 RATE = 32_000
 
@@ -64,6 +66,8 @@ def main() -> None:
         print(run.stderr)
         check(run.returncode == 3, "bce-infer says with exit code 3 that a recording failed")
         check("broken.ogg" in run.stderr, "and names it")
+        wanted = "ONNX Runtime fp32, because " if host_target() is None else "compiled fp32, "
+        check(f"backbone: {wanted}" in run.stderr, f"the backbone is {wanted.rstrip(' ,')}")
         values = read_scores(out)
         check(len(values) == 12 + 3 + 12, "the table has a row for every chunk")
         check(bool(((values > 0) & (values < 1)).all()), "all scores are probabilities")

@@ -18,7 +18,7 @@ MEASURING = ("peers", "kernels", "fidelity", "budget", "startup", "memory", "att
 
 INSTALLS, MAKES = "installs packages", "sets up an environment"
 PUBLISHED, MEASURES = "names a published file", "measures for minutes"
-OTHER_RUNTIME = "needs OpenVINO, and a processor with bfloat16"
+OTHER_RUNTIME = "needs OpenVINO, or a processor with bfloat16"
 FOLLOWS = "takes what one that is not run would have written"
 REASONS = (INSTALLS, MAKES, PUBLISHED, MEASURES, OTHER_RUNTIME, FOLLOWS)
 """Why a command is not run here."""
@@ -47,7 +47,7 @@ def not_run(item: Shown, unwritten: set[str]) -> str | None:
         return PUBLISHED
     if command == "bce-bench" and arguments[0] in MEASURING:
         return MEASURES
-    if "bf16" in arguments:
+    if {"bf16", "openvino"} & set(arguments):
         return OTHER_RUNTIME
     if any(PurePath(word).is_relative_to(out) for word in arguments for out in unwritten):
         return FOLLOWS

@@ -17,7 +17,7 @@ import numpy as np
 from bce.engine.compiled.emitter import Value
 from bce.engine.compiled.kernels.depthwise import Depthwise, depthwise
 from bce.engine.compiled.kernels.expand import Expand, expand
-from bce.engine.compiled.kernels.gate import Squeeze, gate
+from bce.engine.compiled.kernels.gate import GROUP, Squeeze, gate, groups
 from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
@@ -99,19 +99,23 @@ class BlockWriter:
     # --- the stages ---
 
     def stem(self) -> Map | None:
-        """The stem's map; None where the stem is the first block's expansion."""
+        """The stem's map; None where the stem fills the first block's buffer, as an expansion does."""
         layers, writer = self._layers, self._writer
-        if layers.blocks[0].expand is None:
+        block = layers.blocks[0]
+        if block.expand is None and self._plans[0].rows:
             return None
         isa = writer.isa
         (height, width), _ = self._sizes[0]
         panel, panels = panels_of(vectors_of(len(layers.stem.bias), isa))
-        size = panel * panels * height * width * isa.bytes
-        found = Map(writer.arena.take(size), panel * panels, height, width, "f32", isa)
+        padding = (0, 0, 0, 0) if block.expand is not None else block.depthwise.padding
+        found = Map(0, panel * panels, height, width, "f32", isa, padding)
+        found = replace(found, place=writer.arena.take(found.bytes))
+        if not found.flat:
+            writer.fill(writer.s(found.place), found.bytes)
         name, source, weights, bias, step = self._stem_product(panel, panels, found.row, found.vector)
         with writer.f.loop(panels) as loop:
             mine, offset = weights.at(loop.index * step), bias.at(loop.index * (panel * isa.bytes))
-            target = writer.s(found.place).at(loop.index * (panel * found.vector))
+            target = writer.s(found.origin).at(loop.index * (panel * found.vector))
             writer.f.call(name, source, mine, offset, target, height)
         writer.mark("stem")
         return found
@@ -194,7 +198,7 @@ class BlockWriter:
         source = self._copy if plan.expand == "bf16" else x
         assert source is not None
         channels = block.expand.weight.shape[1]
-        rows = source.height if plan.whole else 0
+        rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
         spec = Expand(
             channels,
             source.width,
@@ -269,12 +273,13 @@ class BlockWriter:
         reduce[:expanded, :hidden] = block.gate.reduce.weight.T / np.float32(kept.pixels)
         widen = np.zeros((hidden, channels), np.float32)
         widen[:, :expanded] = block.gate.expand.weight.T
+        together = min(GROUP, kept.vectors) * isa.lanes
         writer.f.call(
             gate(writer.module, isa, Squeeze(kept.vectors, squeezed, hidden)),
             writer.s(self._totals),
             writer.put(reduce),
             writer.put(padded(block.gate.reduce.bias, squeezed * isa.lanes)),
-            writer.put(widen),
+            writer.put(np.stack([widen[:, first * isa.lanes :][:, :together] for first in groups(kept.vectors)])),
             writer.put(padded(block.gate.expand.bias, channels)),
             writer.s(self._hidden),
             writer.s(self._factors),
@@ -330,9 +335,9 @@ class BlockWriter:
         with writer.f.loop(plan.project_panels) as loop:
             target = writer.s(out.origin).at(loop.index * (plan.project_panel * out.vector))
             copied = target if self._copy is None else self._of_panel(self._copy, loop.index, plan.project_panel)
-            given = target if added is None else self._of_panel(added, loop.index, plan.project_panel)
+            added_to = target if added is None else self._of_panel(added, loop.index, plan.project_panel)
             mine, offset = weights.at(loop.index * size), bias.at(loop.index * step)
-            writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, given)
+            writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, added_to)
         return out
 
     def _of_panel(self, found: Map, number: Value, panel: int) -> Value:

@@ -28,13 +28,17 @@ def vector(element: str, lanes: int) -> str:
     return f"<{lanes} x {element}>"
 
 
-@dataclass(frozen=True, eq=False)
 class Value:
-    """A typed value of a function; arithmetic on it is emitted. Python numbers become constants of its type."""
+    """A typed value of a function; arithmetic on it is emitted. Python numbers become constants of its type.
 
-    function: Function
-    type: str
-    name: str
+    There are tens of thousands of them: a plain class is made in a third of a dataclass' time.
+    """
+
+    __slots__ = ("_text", "function", "name", "type")
+
+    def __init__(self, function: Function, kind: str, name: str) -> None:
+        self.function, self.type, self.name = function, kind, name
+        self._text = f"{kind} {name}"
 
     def __add__(self, other: Value | float) -> Value:
         return self._binary("fadd" if self._floating else "add nsw", other)
@@ -73,7 +77,7 @@ class Value:
         return FLOAT in self.type
 
     def __str__(self) -> str:
-        return f"{self.type} {self.name}"
+        return self._text
 
     # --- pointers ---
 
@@ -151,9 +155,9 @@ class Function:
     def emit(self, kind: str, text: str) -> Value:
         """Add an instruction, and give its value."""
         self._names += 1
-        value = Value(self, kind, f"%v{self._names}")
-        self.line(f"{value.name} = {text}")
-        return value
+        name = f"%v{self._names}"
+        self._lines.append(f"  {name} = {text}")
+        return Value(self, kind, name)
 
     def constant(self, kind: str, number: float) -> Value:
         """A constant; of a vector, all lanes the same."""
@@ -172,13 +176,16 @@ class Function:
 
     def intrinsic(self, kind: str, name: str, *arguments: Value | str) -> Value:
         """Call one of LLVM's own functions; a text argument is a constant with its type."""
-        self.module.declare(kind, name, [_type(str(argument)) for argument in arguments])
-        return self.emit(kind, f"call {kind} @{name}({', '.join(map(str, arguments))})")
+        given = [str(argument) for argument in arguments]
+        if name not in self.module.declared:
+            self.module.declare(kind, name, given)
+        return self.emit(kind, f"call {kind} @{name}({', '.join(given)})")
 
     def do(self, name: str, *arguments: Value | str) -> None:
         """Call one of LLVM's own functions that gives nothing."""
-        self.module.declare("void", name, [_type(str(argument)) for argument in arguments])
-        self.line(f"call void @{name}({', '.join(map(str, arguments))})")
+        given = [str(argument) for argument in arguments]
+        self.module.declare("void", name, given)
+        self.line(f"call void @{name}({', '.join(given)})")
 
     def call(self, name: str, *arguments: Value | int) -> None:
         """Call a function of the module."""
@@ -233,8 +240,8 @@ class Module:
     declared: dict[str, str] = field(default_factory=dict)
 
     def declare(self, kind: str, name: str, arguments: Sequence[str]) -> None:
-        """Note one of LLVM's own functions."""
-        self.declared[name] = f"declare {kind} @{name}({', '.join(arguments)})"
+        """Note one of LLVM's own functions, by arguments that it is called with."""
+        self.declared[name] = f"declare {kind} @{name}({', '.join(map(_type, arguments))})"
 
     def text(self) -> str:
         """The IR, but for the system and the CPU: see :func:`ir_for`."""

@@ -6,6 +6,7 @@ ends of its loops, and its text depends on shapes and precision, never on the we
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,13 +45,16 @@ class Output:
     size: tuple[int, int] | None = None
     prototypes: Prototypes | None = None
 
-    def read(self, arena: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The output, a copy: [channels], [channels, height, width] or [classes]."""
-        count = int(np.prod(self.layout))
-        values = arena[self.place : self.place + 4 * count].view(np.float32).reshape(self.layout)
+    def view(self, arena: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Its numbers as they lie in an arena."""
+        size = 4 * math.prod(self.layout)
+        return arena[self.place : self.place + size].view(np.float32).reshape(self.layout)
+
+    def read(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output out of its view, a copy: [channels], [channels, height, width] or [classes]."""
         if self.size is not None:  # [vector, pixel, lane]
-            return values.swapaxes(1, 2).reshape(-1, *self.size)[: self.channels].copy()
-        values = values[: self.channels]
+            return view.swapaxes(1, 2).reshape(-1, *self.size)[: self.channels].copy()
+        values = view[: self.channels]
         return values.copy() if self.prototypes is None else logits_of(self.prototypes, values)
 
     @property
@@ -113,7 +117,7 @@ def generate(layers: Layers, precision: Precision, isa: Isa, *, clock: bool = Fa
                 outputs[tap.name] = _tapped(writer, tap.name, found, len(block.project.bias), tap.pooled)
     if layers.head is not None:
         channels = len(layers.head.bias)
-        spatial = _head(writer, layers, blocks, chosen[-1])
+        spatial = _head(writer, layers, blocks, chosen.head)
         for tap in layers.taps:
             if tap.kind == "embedding":
                 outputs[tap.name] = _tapped(writer, tap.name, spatial, channels, tap.pooled)
@@ -200,4 +204,8 @@ def _label(writer: Writer, name: str, spatial: Map, channels: int, prototypes: P
             writer.s(place).at(loop.index * (panel * isa.bytes)),
         )
     writer.mark("label")
-    return Output(name, place, (panel * panels * isa.lanes,), count, None, prototypes)
+    # the vectors are among the weights now; the rest is copied, so that no view keeps a whole file in memory
+    members = None if prototypes.members is None else np.array(prototypes.members)
+    strength, bias, none = np.array(prototypes.strength), np.array(prototypes.bias), np.empty((0, count), np.float32)
+    rest = Prototypes(none, strength, bias, members, prototypes.epsilon)
+    return Output(name, place, (panel * panels * isa.lanes,), count, None, rest)

@@ -28,20 +28,25 @@ def load_code(
         ir: the network's module for a target, with :attr:`Target.attributes`.
         precision: of the module, as files are named after it.
         folders: which the user named, to look at first. They are trusted: whoever can write to them can run anything.
+            Code there for a smaller form than this CPU has is taken only where nothing better can be compiled.
         isa: the form to take; None for the best.
 
     Raises:
         CompiledError: there is no form for this CPU, a file of a named folder is damaged, or nothing fits there and
             llvmlite cannot compile.
     """
+    target = host_target(isa)
+    if target is None:
+        raise CompiledError(why_none(isa))
     with _lock:
-        for folder in folders:
-            if (code := _named(ir, precision, Path(folder), isa)) is not None:
+        if (code := _named(ir, precision, folders, target.isa)) is not None:
+            return code
+        try:
+            return _own(ir(target), target, precision)
+        except CompiledError:
+            if isa is None and (code := _named(ir, precision, folders)) is not None:
                 return code
-        target = host_target(isa)
-        if target is None:
-            raise CompiledError(why_none(isa))
-        return _own(ir(target), target, precision)
+            raise
 
 
 def write_object(ir: str, target: Target, precision: str, folder: Path) -> Path:
@@ -57,7 +62,13 @@ def write_object(ir: str, target: Target, precision: str, folder: Path) -> Path:
     return path
 
 
-def _named(ir: Callable[[Target], str], precision: str, folder: Path, isa: Isa | None) -> Code | None:
+def _named(ir: Callable[[Target], str], precision: str, folders: Sequence[Path], isa: Isa | None = None) -> Code | None:
+    """The code in the first of the folders that has any for this CPU; None where none has."""
+    found = (_in_folder(ir, precision, folder, isa) for folder in folders)
+    return next((code for code in found if code is not None), None)
+
+
+def _in_folder(ir: Callable[[Target], str], precision: str, folder: Path, isa: Isa | None) -> Code | None:
     """The code in a folder that suits this CPU best; None where none does."""
     try:
         names = {path.name for path in folder.iterdir()}

@@ -81,7 +81,7 @@ class CompiledNetwork:
         self._shape = layers.shape
         self._run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(self._code.address(ENTRY))
         self._weights = program.weights.memory()
-        self._arenas: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
+        self._arenas: SimpleQueue[_Arena] = SimpleQueue()
 
     def run(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """The outputs in order, each float32 [width] (a map: [channels, height, width]), for one input.
@@ -98,9 +98,18 @@ class CompiledNetwork:
         try:
             arena = self._arenas.get_nowait()
         except Empty:  # as many as there are callers at the same time
-            arena = aligned(self._arena_bytes)
+            memory = aligned(self._arena_bytes)
+            arena = _Arena(memory, [output.view(memory) for output in self._outputs])
         try:
-            self._run(x.ctypes.data, self._weights.ctypes.data, arena.ctypes.data)
-            return [output.read(arena) for output in self._outputs]
+            self._run(x.ctypes.data, self._weights.ctypes.data, arena.memory.ctypes.data)
+            return [output.read(view) for output, view in zip(self._outputs, arena.views, strict=True)]
         finally:
             self._arenas.put(arena)
+
+
+@dataclass(frozen=True, eq=False)
+class _Arena:
+    """The memory of a caller, and where the outputs are in it."""
+
+    memory: NDArray[np.uint8]
+    views: list[NDArray[np.float32]]

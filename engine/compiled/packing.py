@@ -28,9 +28,13 @@ class Weights:
         return place
 
     def memory(self) -> NDArray[np.uint8]:
-        """All of them, in memory that begins on a cache line."""
+        """All of them, in memory that begins on a cache line; to be asked for once.
+
+        Each array is let go as soon as it is there, so that there are never two of all.
+        """
         found = aligned(self.bytes)
-        for place, array in self._arrays:
+        while self._arrays:
+            place, array = self._arrays.pop()
             found[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
         return found
 

@@ -5,7 +5,6 @@ Every decision follows from shapes and from the CPU's vector form; no network's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +23,20 @@ BUFFER_BYTES = 160 << 10
 """Of a panel's expanded rows: they have to stay in the second cache until the depthwise convolution has read them."""
 _SPEED = {3: 1.0, 2: 0.9, 1: 0.6}
 """Of a tile by how many vectors it is wide, roughly: what wider tiles save in loads."""
+
+
+@dataclass(frozen=True)
+class Elements:
+    """What the operands of each product are.
+
+    Attributes:
+        expand, project: of each block.
+        head: of the convolution behind the last block; float32 where there is none.
+    """
+
+    expand: tuple[Element, ...]
+    project: tuple[Element, ...]
+    head: Element
 
 
 @dataclass(frozen=True)
@@ -93,14 +106,16 @@ class BlockPlan:
         return len(self.strips) == 1
 
 
-def elements(layers: Layers, precision: Precision) -> tuple[Element, ...]:
-    """The element of each block's products, then that of the head's (float32 where there is none)."""
+def elements(layers: Layers, precision: Precision) -> Elements:
+    """The element of every product."""
     low: Element = "f32" if precision == "fp32" else "bf16"
-    blocks = tuple("f32" if index < EXACT_BLOCKS else low for index in range(len(layers.blocks)))
-    return (*blocks, "f32" if layers.head is None else low)
+    count = len(layers.blocks)
+    expand: list[Element] = ["f32" if index < EXACT_BLOCKS else low for index in range(count)]
+    project: list[Element] = ["f32" if index < EXACT_BLOCKS else low for index in range(count)]
+    return Elements(tuple(expand), tuple(project), "f32" if layers.head is None else low)
 
 
-def plan_blocks(layers: Layers, chosen: Sequence[Element], isa: Isa) -> tuple[BlockPlan, ...]:
+def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, ...]:
     """Plan all blocks.
 
     Args:
@@ -111,15 +126,17 @@ def plan_blocks(layers: Layers, chosen: Sequence[Element], isa: Isa) -> tuple[Bl
     plans = []
     for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, layers.sizes(), strict=True)):
         after = layers.blocks[index + 1] if index + 1 < len(layers.blocks) else None
-        plans.append(_plan_block(block, index == 0, chosen[index], chosen[index + 1], after, size_in, size_out, isa))
+        wanted = (*chosen.expand, chosen.head)[index + 1]  # by what follows
+        mine = chosen.expand[index], chosen.project[index]
+        plans.append(_plan_block(block, index == 0, mine, wanted, after, size_in, size_out, isa))
     return tuple(plans)
 
 
 def _plan_block(
     block: Block,
     first: bool,
-    element: Element,
-    element_after: Element,
+    mine: tuple[Element, Element],
+    wanted: Element,
     after: Block | None,
     size_in: tuple[int, int],
     size_out: tuple[int, int],
@@ -127,7 +144,7 @@ def _plan_block(
 ) -> BlockPlan:
     channels = len(block.depthwise.bias)
     out_channels = len(block.project.bias)
-    buffered = block.expand is not None or first
+    buffered = block.expand is not None or (first and not block.residual)  # the stem's map is added later
     rows, strips = 0, [Strip(0, size_in[0], 0, 0, 0, size_out[0], 0)]
     if buffered:
         panel, panels = panels_of(vectors_of(channels, isa))
@@ -138,9 +155,9 @@ def _plan_block(
     feeds_depthwise = after is not None and after.expand is None
     feeds_product = after is None or after.expand is not None
     return BlockPlan(
-        expand="f32" if first else element,
-        project=element,
-        kept=element,
+        expand="f32" if first else mine[0],
+        project=mine[1],
+        kept=mine[1],
         panel=panel,
         panels=panels,
         rows=rows,
@@ -149,7 +166,7 @@ def _plan_block(
         project_panels=project_panels,
         in_weights=out_channels < size_out[0] * size_out[1],
         padding=after.depthwise.padding if after is not None and feeds_depthwise else (0, 0, 0, 0),
-        copy=feeds_product and element_after == "bf16",
+        copy=feeds_product and wanted == "bf16",
     )
 
 

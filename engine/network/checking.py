@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from bce.engine.errors import BundleError
 from bce.engine.geometry import WindowSpec
 from bce.engine.network.backbone import BackboneForm
 from bce.engine.network.bundle import Bundle
+from bce.engine.results import Features
 
 CHECKED = ("sound", "near silence", "silence")
 """What :func:`check_inputs` makes, in order."""
@@ -50,20 +51,18 @@ def _sounds(window: WindowSpec) -> list[NDArray[np.float32]]:
 
 
 def hold_to(
-    expected: Sequence[NDArray[np.float32]],
+    expected: Features,
     run: Callable[[NDArray[np.float32]], list[NDArray[np.float32]]],
     inputs: NDArray[np.float32],
-    widths: Mapping[str, int],
     form: BackboneForm,
     path: str | os.PathLike[str],
 ) -> None:
     """Compare what a runtime makes of inputs with what ONNX Runtime made of them.
 
     Args:
-        expected: ONNX Runtime's outputs in order, float32 [inputs, width].
+        expected: ONNX Runtime's outputs by name, in order, each float32 [inputs, width].
         run: the other runtime: an input float32 [1, *shape of one] -> its outputs in order, float32 [1, width].
         inputs: of :func:`check_inputs`.
-        widths: width of each output by name, in order.
         form: the other runtime, in a precision of :data:`LIMITS`.
         path: the graph.
 
@@ -72,10 +71,12 @@ def hold_to(
     """
     for _ in range(ROUNDS):
         for place, (kind, limit) in enumerate(zip(CHECKED, LIMITS[form.precision], strict=True)):
-            found = run(inputs[place : place + 1])
-            for name, want, got in zip(widths, expected, found, strict=True):
-                if got.shape != (1, widths[name]):
-                    raise NotTheSameError(f"gives {name} as {list(got.shape)} in {form}, not [1, {widths[name]}]", path)
+            outputs = run(inputs[place : place + 1])
+            for (name, want), got in zip(expected.items(), outputs, strict=True):
+                if got.shape != (1, want.shape[1]):
+                    raise NotTheSameError(
+                        f"gives {name} as {list(got.shape)} in {form}, not [1, {want.shape[1]}]", path
+                    )
                 off = np.linalg.norm(got[0] - want[place]) / max(float(np.linalg.norm(want[place])), 1e-12)
                 if not off <= limit:  # NaN is not within any limit
                     raise NotTheSameError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,7 @@ from bce.engine.network.backbone import BackboneForm
 from bce.engine.network.bundle import bundle_around
 from bce.engine.network.checking import NotTheSameError, hold_to
 from bce.engine.network.rows import check_rows
+from bce.engine.results import Features
 
 
 class CompiledBackbone:
@@ -27,12 +28,10 @@ class CompiledBackbone:
         path: the float32 graph, inputs [batch, height, width] -> outputs [batch, width].
         layers: the same, as :func:`bce.engine.network.mbconv.read_layers` reads it.
         precision: "fp32" or "bf16".
-        widths: width of each output by name, in order.
         objects: a folder that the user names, see :func:`check_objects`, with kernels that were compiled ahead.
 
     Raises:
         CompiledError: the kernels cannot be had on this CPU or in this precision.
-        NotTheSameError: the kernels give other outputs than the graph.
     """
 
     def __init__(
@@ -40,16 +39,12 @@ class CompiledBackbone:
         path: str | os.PathLike[str],
         layers: Layers,
         precision: str,
-        widths: Mapping[str, int],
         objects: Path | None = None,
     ) -> None:
         folders = () if objects is None else (objects,)
         self._network = CompiledNetwork(layers, cast(Precision, precision), folders)
-        if list(self._network.widths.items()) != list(widths.items()):
-            found = _shown(self._network.widths)
-            raise NotTheSameError(f"gives {found} when it is compiled, expected {_shown(widths)}", path)
         self.path = path
-        self.widths = dict(widths)
+        self.widths = self._network.widths
         self.form = BackboneForm("compiled", precision, self._network.form)
 
     def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -58,9 +53,12 @@ class CompiledBackbone:
         check_rows(found, self.widths, len(inputs), (inputs,), self.path)
         return found
 
-    def check(self, inputs: NDArray[np.float32], expected: Sequence[NDArray[np.float32]]) -> None:
+    def check(self, inputs: NDArray[np.float32], expected: Features) -> None:
         """Hold it to ONNX Runtime's outputs: see :func:`bce.engine.network.checking.hold_to`."""
-        hold_to(expected, self._outputs, inputs, self.widths, self.form, self.path)
+        widths = {name: rows.shape[1] for name, rows in expected.items()}
+        if list(self.widths.items()) != list(widths.items()):
+            raise NotTheSameError(f"gives {_shown(self.widths)} when it is compiled, not {_shown(widths)}", self.path)
+        hold_to(expected, self._outputs, inputs, self.form, self.path)
 
     def _outputs(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         rows = [self._network.run(window) for window in inputs]

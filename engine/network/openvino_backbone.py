@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -22,6 +22,7 @@ from bce.engine.errors import BundleError, OptionsError
 from bce.engine.network.backbone import BackboneForm
 from bce.engine.network.checking import hold_to
 from bce.engine.network.manifest import Input
+from bce.engine.results import Features
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 REPORTER = "openvino_telemetry"
@@ -110,12 +111,12 @@ class OpenVinoBackbone:
             self._requests.put(request)
         return [np.concatenate(output) for output in zip(*rows, strict=True)]
 
-    def check(self, inputs: NDArray[np.float32], expected: Sequence[NDArray[np.float32]]) -> None:
+    def check(self, inputs: NDArray[np.float32], expected: Features) -> None:
         """Hold every inference request to ONNX Runtime's outputs: see :func:`bce.engine.network.checking.hold_to`."""
         requests = [self._requests.get() for _ in range(self._count)]
         try:
             for request in requests:
-                hold_to(expected, partial(self._infer, request), inputs, self.widths, self.form, self.path)
+                hold_to(expected, partial(self._infer, request), inputs, self.form, self.path)
         finally:
             for request in requests:
                 self._requests.put(request)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError, CompiledError, OptionsError
 from bce.engine.network.backbone import Backbone
@@ -12,6 +13,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import NotTheSameError, check_inputs
 from bce.engine.network.mbconv import NotMbconv, read_layers
 from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
+from bce.engine.results import Features
 
 PRECISIONS = ("fp32", "int8", "bf16")
 RUNS = {
@@ -57,19 +59,10 @@ def open_backbone(
         return OnnxRuntimeBackbone(bundle, precision)
     if precision not in RUNS["compiled"]:
         return OnnxRuntimeBackbone(bundle, precision, f"there are no compiled kernels for {precision}")
-    trusted = OnnxRuntimeBackbone(bundle, "fp32")
     if backend == "openvino":
-        from bce.engine.network.openvino_backbone import OpenVinoBackbone
-
-        other = OpenVinoBackbone(bundle.backbone(), bundle.manifest.input, precision, threads, trusted.widths)
-        inputs = check_inputs(bundle)
-        try:
-            other.check(inputs, trusted.run(inputs))
-        except NotTheSameError as error:
-            raise BundleError(f"{error.reason}: run without --backend openvino", error.path) from error
-        return other
+        return _openvino(bundle, precision, threads)
     try:
-        return _compiled(bundle, precision, trusted, objects)
+        return _compiled(bundle, precision, objects)
     except (NotMbconv, CompiledError, NotTheSameError) as error:
         if precision != "fp32":
             raise OptionsError(
@@ -80,20 +73,40 @@ def open_backbone(
                 f"{error.reason}, so the backbone cannot run compiled: leave --backend at auto", error.path
             ) from error
         file = "" if error.path is None else f"{Path(error.path).name} "
-        trusted.form = replace(trusted.form, why=file + error.reason)
-        return trusted
+        why = file + error.reason
+    return OnnxRuntimeBackbone(bundle, precision, why)
 
 
-def _compiled(bundle: Bundle, precision: str, trusted: OnnxRuntimeBackbone, objects: Path | None) -> Backbone:
-    """The compiled backbone, which gives what ``trusted`` gives."""
+def _compiled(bundle: Bundle, precision: str, objects: Path | None) -> Backbone:
+    """The compiled backbone, which gives what ONNX Runtime gives."""
     from bce.engine.network.compiled_backbone import CompiledBackbone, check_objects
 
     if objects is not None:
         check_objects(objects)
     layers = read_layers(bundle.backbone())  # says soonest that there are no kernels
     inputs = check_inputs(bundle)
-    with ThreadPoolExecutor(1) as beside:  # neither waits for the other
-        expected = beside.submit(trusted.run, inputs)
-        compiled = CompiledBackbone(bundle.backbone(), layers, precision, trusted.widths, objects)
-        compiled.check(inputs, expected.result())
+    expected = _expected(bundle, inputs)
+    compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
+    compiled.check(inputs, expected)
     return compiled
+
+
+def _openvino(bundle: Bundle, precision: str, threads: int) -> Backbone:
+    """The backbone in OpenVINO, which gives what ONNX Runtime gives."""
+    from bce.engine.network.openvino_backbone import OpenVinoBackbone
+
+    inputs = check_inputs(bundle)
+    expected = _expected(bundle, inputs)
+    widths = {name: rows.shape[1] for name, rows in expected.items()}
+    other = OpenVinoBackbone(bundle.backbone(), bundle.manifest.input, precision, threads, widths)
+    try:
+        other.check(inputs, expected)
+    except NotTheSameError as error:
+        raise BundleError(f"{error.reason}: run without --backend openvino", error.path) from error
+    return other
+
+
+def _expected(bundle: Bundle, inputs: NDArray[np.float32]) -> Features:
+    """What the bundle's graph gives in ONNX Runtime, whose memory is free again afterwards."""
+    trusted = OnnxRuntimeBackbone(bundle, "fp32")
+    return dict(zip(trusted.widths, trusted.run(inputs), strict=True))

@@ -13,6 +13,10 @@ from bce.engine.compiled.lanes import AVX512, Isa, Lanes
 
 DEGREE = 3
 """Of the polynomial in swish and sigmoid: a gate's error goes into a whole channel, and there are few of them."""
+GROUP = 8
+"""Vectors of gates that are computed together."""
+AHEAD = 2048
+"""Bytes by which weights are fetched ahead: a gate uses each of its many weights once, from the memory's far end."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Squeeze:
 def gate(module: Module, isa: Isa, spec: Squeeze) -> str:
     """Write the kernel: (sums, reduce, its bias, expand, its bias, hidden, gate).
 
-    ``reduce`` is [channels][squeezed vectors], with 1 / pixels inside; ``expand`` is [hidden][vectors].
+    ``reduce`` is [channels][squeezed vectors], with 1 / pixels inside; ``expand`` is
+    [group][hidden][vectors of it], the groups those of :func:`groups`.
     """
     name = name_of(spec)
     if name in module.functions:
@@ -54,7 +59,9 @@ def gate(module: Module, isa: Isa, spec: Squeeze) -> str:
             for channel in range(together):
                 factor = lanes.broadcast(mean.at(4 * channel))
                 for n, j in enumerate(group):
-                    row = lanes.load(rows.at((channel * spec.squeezed + j) * isa.bytes))
+                    place = rows.at((channel * spec.squeezed + j) * isa.bytes)
+                    row = lanes.load(place)
+                    lanes.prefetch(place.at(AHEAD))
                     at = channel * len(group) + n
                     values[at] = lanes.fma(factor, row, values[at])
             loop.carry(values)
@@ -62,17 +69,26 @@ def gate(module: Module, isa: Isa, spec: Squeeze) -> str:
             total = lanes.sum([loop.values[channel * len(group) + n] for channel in range(together)])
             lanes.store(hidden.at(j * isa.bytes), lanes.swish(total, DEGREE))
 
-    wide = min(8, spec.vectors)
-    with f.loop(-(-spec.vectors // wide)) as over:
-        place = f.smallest(over.index * wide, spec.vectors - wide) * isa.bytes
+    starts = groups(spec.vectors)
+    wide = min(GROUP, spec.vectors)
+    with f.loop(len(starts)) as over:
+        place = f.smallest(over.index * wide, starts[-1]) * isa.bytes
         start = [lanes.load(widen_bias.at(place, j * isa.bytes)) for j in range(wide)]
+        mine = widen.at(over.index * (spec.hidden * wide * isa.bytes))
         with f.loop(spec.hidden, start) as loop:
             factor = lanes.broadcast(hidden.at(loop.index * 4))
-            rows = widen.at(place, loop.index * (spec.vectors * isa.bytes))
-            loop.carry(
-                [lanes.fma(factor, lanes.load(rows.at(j * isa.bytes)), value) for j, value in enumerate(loop.values)]
-            )
+            rows = mine.at(loop.index * (wide * isa.bytes))
+            values = []
+            for j, value in enumerate(loop.values):
+                values.append(lanes.fma(factor, lanes.load(rows.at(j * isa.bytes)), value))
+                lanes.prefetch(rows.at(j * isa.bytes + AHEAD))
+            loop.carry(values)
         for j, value in enumerate(loop.values):
             lanes.store(out.at(place, j * isa.bytes), lanes.sigmoid(value, DEGREE))
     f.done()
     return name
+
+
+def groups(vectors: int) -> list[int]:
+    """The first vector of each group; the last group begins earlier where it would not be full."""
+    return [min(first, vectors - min(GROUP, vectors)) for first in range(0, vectors, GROUP)]

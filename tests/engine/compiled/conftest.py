@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bce.engine.compiled import cache
-from bce.engine.compiled.targets import host_target
+from bce.engine.compiled.targets import Target, host_target, why_none
 
 
 @pytest.fixture
@@ -18,3 +18,12 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     cache._say_once.cache_clear()
     return tmp_path / "home" / "bce" / "kernels"
+
+
+@pytest.fixture(scope="session", params=["avx512", "avx2"])
+def target(request: pytest.FixtureRequest) -> Target:
+    """This CPU in each vector form that it can run; bfloat16 comes with the wider one, where the CPU has it."""
+    found = host_target(request.param)
+    if found is None:
+        pytest.skip(why_none(request.param))
+    return found

@@ -152,6 +152,18 @@ def test_objects_of_other_cpus_are_left_alone(objects: Path, monkeypatch: pytest
     assert (code.origin, code.target.isa) == ("compiled", "avx2")
 
 
+def test_a_smaller_form_waits_until_nothing_better_can_be_had(objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if travelling_targets()[0].isa == "avx2":
+        pytest.skip("this CPU has no larger one")
+    for file in objects.glob("*avx512*"):
+        file.unlink()
+    with monkeypatch.context() as old:
+        old.setattr(llvm, "llvm_version_info", (14, 0, 6))
+        code = load_code(ADD, "fp32", [objects])
+        assert (code.origin, code.target.isa) == (str(objects), "avx2")
+    assert load_code(ADD, "fp32", [objects]).target.isa == "avx512"
+
+
 def test_objects_of_other_networks_and_precisions_are_left_alone(objects: Path) -> None:
     code = load_code(MULTIPLY, "fp32", [objects])
     assert code.origin == "compiled"

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from support.forms import assert_compiled, host
 
 from bce.engine.commands.infer import main
-from bce.engine.compiled.targets import host_target
+from bce.engine.compiled.ahead import compile_ahead
+from bce.engine.compiled.targets import host_target, travelling_targets
 from bce.engine.errors import BundleError
 from bce.engine.frontends.base import KINDS
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import check_inputs
 from bce.engine.network.compiled_backbone import CompiledBackbone
 from bce.engine.network.default import DEFAULT_BUNDLE
+from bce.engine.network.mbconv import read_layers
 from bce.engine.network.model import Model
 from bce.engine.tables.scores import read_scores
 
@@ -168,6 +170,39 @@ def test_the_smaller_form_gives_the_same_scores(default_bundle: Bundle, monkeypa
     assert_compiled(model.form, isa="avx2")
     for name, found in model.features(log_mels(3)).items():
         assert relative_l2(found, expected[name]) < 1e-5
+
+
+def test_kernels_that_were_compiled_ahead_come_from_the_folder_that_is_named(
+    default_bundle: Bundle,
+    soundscapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    host()
+    objects, report = tmp_path / "objects", tmp_path / "run.json"
+    objects.mkdir()
+    target = travelling_targets()[0]
+    file, *_ = compile_ahead(read_layers(default_bundle.backbone()), [target], objects)
+    command = ["--quiet", "--bundle", str(default_bundle.path), "--shifts", "1", "--report", str(report)]
+    command += ["--out", str(tmp_path / "s.csv"), str(next(soundscapes.glob("*S04*")))]
+
+    def ran() -> dict[str, str]:
+        assert main(command) == 0
+        return json.loads(report.read_text())["backbone"]
+
+    monkeypatch.setenv("BCE_OBJECTS", str(objects))
+    found = ran()
+    assert (found["backend"], found["isa"], found["cpu"]) == ("compiled", target.isa, target.cpu)
+    assert found["origin"] == str(objects)
+    file.write_bytes(file.read_bytes()[:-100])
+    found = ran()
+    assert found["backend"] == "onnxruntime"
+    assert found["why_not_compiled"].startswith(f"{file.name} ")
+    assert main([*command, "--backend", "compiled"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert f"{file}: " in said[0]
 
 
 def test_other_families_run_in_onnx_runtime_and_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

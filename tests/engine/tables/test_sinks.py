@@ -164,7 +164,7 @@ def test_table_and_report_hear_the_same_of_a_recording() -> None:
 def test_features_of_parts_lie_one_after_the_other(tmp_path: Path) -> None:
     out = tmp_path / "f.parquet"
     values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    sink = FeatureSink(out, {"block_1": 3}, WINDOW, GRID, bundle="id", notice="n")
+    sink = FeatureSink(out, {"block_1": 3}, WINDOW, GRID, bundle="id", backbone="compiled", notice="n")
     for first, end in ((0, 3), (3, 5), (5, 5)):
         logits = np.empty((end - first, 0), np.float32)
         sink.add(Part(recording("a"), first, logits, {"block_1": values[first:end]}))
@@ -173,7 +173,7 @@ def test_features_of_parts_lie_one_after_the_other(tmp_path: Path) -> None:
     assert table["row_id"].to_pylist() == ["a_5", "a_10", "a_15", "a_20", "a_25"]
     assert table["start_s"].to_pylist() == [0, 5, 10, 15, 20]
     np.testing.assert_array_equal(np.array(table["block_1"].to_pylist(), np.float32), values)
-    assert table.schema.metadata == {b"bundle": b"id", b"notice": b"n"}
+    assert table.schema.metadata == {b"bundle": b"id", b"backbone": b"compiled", b"notice": b"n"}
 
 
 def test_windows_hours_into_a_recording_have_ids_of_their_own(tmp_path: Path) -> None:
