@@ -25,7 +25,10 @@ ONNX Runtime from a run in float64, are up to 3e-5 apart, with seeded weights up
 """
 
 ROUNDS = 2
-"""How often each input is checked: what the first pass leaves in a runtime's memory is part of the second."""
+"""How often each input is checked: what the first pass leaves in a runtime's memory is part of the second.
+
+For kernels once will do: each input finds in their one arena what the input before it left.
+"""
 
 
 class NotTheSameError(BundleError):
@@ -56,6 +59,7 @@ def hold_to(
     inputs: NDArray[np.float32],
     form: BackboneForm,
     path: str | os.PathLike[str],
+    rounds: int = ROUNDS,
 ) -> None:
     """Compare what a runtime makes of inputs with what ONNX Runtime made of them.
 
@@ -65,11 +69,12 @@ def hold_to(
         inputs: of :func:`check_inputs`.
         form: the other runtime, in a precision of :data:`LIMITS`.
         path: the graph.
+        rounds: how often.
 
     Raises:
         NotTheSameError: naming the output, the input and by how much it is off.
     """
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for place, (kind, limit) in enumerate(zip(CHECKED, LIMITS[form.precision], strict=True)):
             outputs = run(inputs[place : place + 1])
             for (name, want), got in zip(expected.items(), outputs, strict=True):
