@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.forms import host
 from support.guarded import STRIPS
 from support.kernel_calls import lanes_of
 from support.plain_mbconv import forward, random_pointwise, random_spatial
@@ -127,6 +128,7 @@ def with_other_weights(layers: Layers) -> Layers:
 @pytest.mark.parametrize("name", TRAVELLING)
 def test_every_cpu_has_code(name: str) -> None:
     """Also those that this one cannot run: in each precision that they have."""
+    host()
     target = TRAVELLING[name]
     for precision in ("fp32", "bf16") if target.bf16 else ("fp32",):
         program = generate(network("padded stem"), precision, ISAS[target.isa])
