@@ -57,6 +57,19 @@ def test_bfloat16(target: Target, kind: str) -> None:
     assert max(errors) > 5e-4
 
 
+@pytest.mark.parametrize(("kind", "precision"), [("classes with members", "fp32"), ("maps", "fp32"), ("deep", "bf16")])
+def test_no_number_goes_in_and_none_comes_out(target: Target, kind: str, precision: Precision) -> None:
+    """One NaN in the middle of the input is in every output, as its gates take it everywhere; infinity likewise."""
+    if precision == "bf16" and not target.bf16:
+        pytest.skip("no bfloat16 in this form")
+    layers, program = network(kind), running(kind, precision, target)
+    x = an_input(layers)
+    for spoiled in (np.nan, np.inf):
+        x[x.shape[0] // 2, x.shape[1] // 2] = spoiled
+        for values in outputs(program, x):
+            assert np.isnan(values).all()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["many rows", "no expansion at first"])
 def test_maps_larger_than_the_buffer(
