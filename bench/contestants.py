@@ -187,7 +187,7 @@ def engine(bundle: Bundle, precision: str, audio: Audio, threads: int, backend: 
         return sum(pool.map(lambda block: runner.compute(block, audio.shifts_s).windows, audio.blocks))
 
     name = engine_name(precision, backend)
-    return Contestant(name, threads, go, "frontend, backbone and head", form=str(runner.member.model.form))
+    return Contestant(name, threads, go, form=str(runner.member.model.form))
 
 
 def engine_name(precision: str, backend: str) -> str:

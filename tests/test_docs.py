@@ -14,7 +14,7 @@ from support.pages import MAINS, Session, Shown, main_of, rewrite, same, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MEASURING = ("peers", "budget", "startup", "memory", "attack")
+MEASURING = ("peers", "kernels", "fidelity", "budget", "startup", "memory", "attack")
 
 INSTALLS, MAKES = "installs packages", "sets up an environment"
 PUBLISHED, MEASURES = "names a published file", "measures for minutes"

@@ -37,7 +37,8 @@ def test_the_page_is_what_its_results_say(tmp_path: Path) -> None:
 
 
 def test_the_page_stays_short() -> None:
-    assert len(PAGE.read_text(encoding="utf-8").split()) < 1500
+    words = [word for word in PAGE.read_text(encoding="utf-8").split() if word.strip("|-:")]
+    assert len(words) < 1500
 
 
 def test_the_readme_says_the_same() -> None:
