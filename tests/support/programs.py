@@ -16,7 +16,7 @@ from bce.engine.compiled.compilation import Code, compile_object
 from bce.engine.compiled.emitter import ir_for
 from bce.engine.compiled.generate import ENTRY, Program, generate
 from bce.engine.compiled.lanes import ISAS
-from bce.engine.compiled.layers import Layers
+from bce.engine.compiled.layers import Block, Layers
 from bce.engine.compiled.packing import aligned
 from bce.engine.compiled.plan import Precision
 from bce.engine.compiled.targets import Target
@@ -29,12 +29,17 @@ KINDS: dict[str, tuple[int, Callable[[Layers], object]]] = {
         1,
         lambda n: any(n.stem.padding) and n.blocks[0].expand is None and n.blocks[0].depthwise.kernel > 3,
     ),
-    "many rows": (2, lambda n: n.shape[0] > 30 and n.blocks[0].expand and n.blocks[1].expand),
+    "many rows": (2, lambda n: n.shape[0] > 30 and of_many_panels(n.blocks[1]) and n.blocks[1].depthwise.padding[0]),
     "maps": (3, lambda n: sum(not tap.pooled for tap in n.taps) > 2 and any(t.kind == "embedding" for t in n.taps)),
     "classes with members": (2, lambda n: n.prototypes is not None and n.prototypes.members is not None),
     "deep": (7, lambda n: n.head is not None and any(block.residual and block.expand for block in n.blocks[4:])),
 }
 """Names of networks: how many blocks, and what they have."""
+
+
+def of_many_panels(block: Block) -> bool:
+    """Whether no panel holds its expanded channels."""
+    return block.expand is not None and len(block.expand.bias) > 64
 
 
 @cache

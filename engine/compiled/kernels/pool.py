@@ -78,9 +78,8 @@ def lengths(module: Module, isa: Isa, spec: Lengths) -> str:
             values = lanes.load(pixel.at(loop.index * (spec.pixels * isa.bytes)))
             loop.carry([lanes.fma(values, values, loop.values[0])])
         add = f"llvm.vector.reduce.fadd.v{isa.lanes}f32"
-        # by pairs: the order of a plain sum would be kept, number by number
-        name_of_sum = f.intrinsic(FLOAT, add, "float 0.0", loop.values[0])
-        root = f.intrinsic(FLOAT, "llvm.sqrt.f32", name_of_sum)
+        squared = f.intrinsic(FLOAT, add, "float 0.0", loop.values[0])
+        root = f.intrinsic(FLOAT, "llvm.sqrt.f32", squared)
         inverse = f.constant(FLOAT, 1.0) / (root + spec.epsilon)
         out.at(over.index * 4).store(inverse, 4)
     f.done()

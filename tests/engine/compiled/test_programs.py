@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.forms import host
 from support.guarded import STRIPS
 from support.kernel_calls import lanes_of
 from support.plain_mbconv import forward, random_pointwise, random_spatial
@@ -54,6 +55,19 @@ def test_bfloat16(target: Target, kind: str) -> None:
         pytest.skip("no bfloat16 in this form")
     errors = assert_right(network(kind), running(kind, "bf16", target), "bf16")
     assert max(errors) > 5e-4
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("classes with members", "fp32"), ("maps", "fp32"), ("deep", "bf16")])
+def test_no_number_goes_in_and_none_comes_out(target: Target, kind: str, precision: Precision) -> None:
+    """One NaN in the middle of the input is in every output, as its gates take it everywhere; infinity likewise."""
+    if precision == "bf16" and not target.bf16:
+        pytest.skip("no bfloat16 in this form")
+    layers, program = network(kind), running(kind, precision, target)
+    x = an_input(layers)
+    for spoiled in (np.nan, np.inf):
+        x[x.shape[0] // 2, x.shape[1] // 2] = spoiled
+        for values in outputs(program, x):
+            assert np.isnan(values).all()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -127,6 +141,7 @@ def with_other_weights(layers: Layers) -> Layers:
 @pytest.mark.parametrize("name", TRAVELLING)
 def test_every_cpu_has_code(name: str) -> None:
     """Also those that this one cannot run: in each precision that they have."""
+    host()
     target = TRAVELLING[name]
     for precision in ("fp32", "bf16") if target.bf16 else ("fp32",):
         program = generate(network("padded stem"), precision, ISAS[target.isa])
