@@ -25,7 +25,7 @@ from bce.engine.compiled.targets import TRAVELLING, Target
 
 WIDE, NARROW = TRAVELLING["znver4"], TRAVELLING["haswell"]
 SOME = 1 / 6
-"""Of a depthwise tile's instructions: they wait for nothing there. Two thirds fewer made no shape 1 % faster."""
+"""Of a depthwise tile's instructions: they wait for nothing there. Two thirds fewer made no network faster."""
 
 
 @pytest.fixture(autouse=True)
