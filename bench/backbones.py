@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.compiled.lanes import IsaName
 from bce.engine.compiled.network import CompiledNetwork
 from bce.engine.compiled.plan import Precision
+from bce.engine.compiled.targets import IsaName
 from bce.engine.errors import BceError
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.mbconv import read_layers

@@ -31,7 +31,7 @@ from bce.engine.compiled.lanes import ISAS
 from bce.engine.compiled.layers import Layers
 from bce.engine.compiled.packing import aligned
 from bce.engine.compiled.plan import Precision
-from bce.engine.compiled.targets import Isa, Target, host_target, why_none
+from bce.engine.compiled.targets import IsaName, Target, host_target, why_none
 from bce.engine.errors import OptionsError, shown
 from bce.engine.network.mbconv import NotMbconv, read_layers
 
@@ -157,7 +157,7 @@ def _forms(options: KernelsOptions) -> tuple[list[tuple[Precision, Target]], dic
     """The forms that this CPU has, and why not the others."""
     found: list[tuple[Precision, Target]] = []
     absent: dict[str, str] = {}
-    isas: tuple[Isa, ...] = tuple(isa for isa in get_args(Isa) if isa in options.isas)
+    isas: tuple[IsaName, ...] = tuple(isa for isa in get_args(IsaName) if isa in options.isas)
     for precision in (one for one in get_args(Precision) if one in options.precisions):
         for isa in isas:
             target = host_target(isa)

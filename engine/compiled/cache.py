@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from bce.engine.compiled.object_files import SUFFIX
 from bce.engine.files import cache_folder, write_private
 
 KEPT = 64
@@ -24,7 +25,7 @@ def read(name: str) -> bytes | None:
         folder = cache_folder("kernels")
         path = folder / name
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            if _strange(folder, os.stat(folder)) or _strange(path, os.fstat(file.fileno())):
+            if _strange_folder(folder) or _strange(path, os.fstat(file.fileno())):
                 return None
             content = file.read()
         with suppress(OSError):  # on a disk that cannot be written
@@ -41,13 +42,20 @@ def write(name: str, content: bytes) -> None:
         folder = cache_folder("kernels")
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        if trouble := _strange(folder, os.stat(folder)):
+        if trouble := _strange_folder(folder):
             _say_once(trouble)
             return
         write_private(folder / name, content)
         _prune(folder)
     except OSError as error:
         _say_once(str(error) if folder is None else f"{folder}: {error.strerror}")
+
+
+def _strange_folder(folder: Path) -> str:
+    """The same of the folder itself: where it is a link, somebody may have put it there for another folder's files."""
+    if folder.is_symlink():
+        return f"{folder} is a link: remove it, or set XDG_CACHE_HOME"
+    return _strange(folder, os.lstat(folder))
 
 
 def _strange(path: Path, found: os.stat_result) -> str:
@@ -62,7 +70,8 @@ def _strange(path: Path, found: os.stat_result) -> str:
 def _prune(folder: Path) -> None:
     """Keep the files that were used last; what a killed process left of a file goes the same way."""
     found = []
-    for entry in os.scandir(folder):
+    ours = (entry for entry in os.scandir(folder) if entry.name.endswith((SUFFIX, ".partial")))
+    for entry in ours:
         with suppress(OSError):  # another process removed it
             found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
     for _, path in sorted(found, reverse=True)[KEPT:]:

@@ -5,15 +5,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bce.engine.compiled.emitter import FLOAT, Function, Value, vector
-
-IsaName = Literal["avx512", "avx2"]
+from bce.engine.compiled.targets import IsaName
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,19 @@ class Isa:
 
 AVX512 = Isa("avx512", 16, 32, {3: 8, 2: 8, 1: 16})
 AVX2 = Isa("avx2", 8, 16, {3: 4, 2: 6, 1: 8})
+POWERS_OF_TWO: dict[tuple[int, int], tuple[float, ...]] = {
+    (1, 16): (1.0001172875461781, 0.6931200697052949),
+    (2, 16): (1.000000006879859, 0.6931878324632759, 0.24021946143801398),
+    (3, 16): (0.9999999988535768, 0.6931471823085105, 0.24023589954633542, 0.055502806415010264),
+    (2, 8): (1.00000011005553, 0.6933097688544904, 0.24019832598979285),
+    (3, 8): (0.9999999816665344, 0.6931472085346724, 0.2402640736501085, 0.05549889986285048),
+    (4, 8): (0.9999999999971313, 0.693147174204402, 0.2402265121006347, 0.05551061857883423, 0.009617376910732786),
+}
+"""By degree and lanes: the coefficients, lowest first, of the polynomial nearest to 2^r for |r| <= 1 / (2 lanes).
+
+Nearest by the largest relative error. Numbers and not a computation: kernels are found by their text.
+"""
+
 ISAS: dict[IsaName, Isa] = {isa.name: isa for isa in (AVX512, AVX2)}
 
 
@@ -157,7 +164,7 @@ class Lanes:
         table = self.f.lanes(self.isa.floats, [2.0 ** (i / n) for i in range(n)])
         permute = "llvm.x86.avx512.permvar.sf.512" if wide else "llvm.x86.avx2.permps"
         root = self.f.intrinsic(self.isa.floats, permute, table, place)
-        *lower, power = (self.constant(c) for c in power_of_two(degree, n))
+        *lower, power = (self.constant(c) for c in POWERS_OF_TWO[degree, n])
         for coefficient in reversed(lower):
             power = self.fma(power, rest, coefficient)
         power = power * root
@@ -186,21 +193,3 @@ class Lanes:
     def prefetch(self, place: Value) -> None:
         """Ask for the cache line of an address."""
         self.f.do("llvm.prefetch.p0", place, "i32 0", "i32 3", "i32 1")
-
-
-@cache
-def power_of_two(degree: int, lanes: int) -> tuple[float, ...]:
-    """Coefficients, lowest first, of the polynomial nearest to 2^r for |r| <= 1 / (2 lanes).
-
-    Nearest by the largest relative error: least squares with weights that follow the error (Lawson's iteration).
-    """
-    r = np.cos(np.linspace(0, np.pi, 2001)) / (2 * lanes)
-    powers = np.stack([r**i for i in range(degree + 1)], axis=1) / (2.0**r)[:, None]
-    weights: NDArray[Any] = np.ones(len(r))
-    coefficients: NDArray[Any] = np.zeros(degree + 1)
-    for _ in range(60):
-        root = np.sqrt(weights)
-        coefficients = np.linalg.lstsq(powers * root[:, None], root, rcond=None)[0]
-        weights = weights * np.abs(powers @ coefficients - 1)
-        weights /= weights.sum()
-    return tuple(float(c) for c in coefficients)

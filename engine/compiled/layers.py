@@ -6,7 +6,7 @@ Maps are [channels, height, width]. Every activation is swish, x / (1 + exp(-x))
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -129,7 +129,7 @@ class Layers:
     blocks: tuple[Block, ...]
     taps: tuple[Tap, ...]
     head: Pointwise | None = None
-    prototypes: Prototypes | None = field(default=None)
+    prototypes: Prototypes | None = None
 
     def sizes(self) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         """(height, width) of each block's input and output map."""

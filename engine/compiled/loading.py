@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,17 +11,19 @@ from weakref import WeakValueDictionary
 from bce.engine.compiled import cache
 from bce.engine.compiled.compilation import Code, compile_object, version
 from bce.engine.compiled.object_files import file_name, names_for, object_key, pack, unpack
-from bce.engine.compiled.targets import Isa, Target, host_target, travelling_targets, why_none
+from bce.engine.compiled.targets import IsaName, Target, host_target, travelling_targets, why_none
 from bce.engine.errors import CompiledError
 from bce.engine.files import write_bytes
 
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child whose parent was compiling would wait for ever
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _loaded: WeakValueDictionary[tuple[str, str], Code] = WeakValueDictionary()
 """What is in memory, by origin and key: threads that open one network at once share its code."""
 
 
 def load_code(
-    ir: Callable[[Target], str], precision: str, folders: Sequence[Path] = (), isa: Isa | None = None
+    ir: Callable[[Target], str], precision: str, folders: Sequence[Path] = (), isa: IsaName | None = None
 ) -> Code:
     """The code of a network in the best form that this CPU can run.
 
@@ -35,10 +38,10 @@ def load_code(
         CompiledError: there is no form for this CPU, a file of a named folder is damaged, or nothing fits there and
             llvmlite cannot compile.
     """
-    target = host_target(isa)
-    if target is None:
-        raise CompiledError(why_none(isa))
     with _lock:
+        target = host_target(isa)
+        if target is None:
+            raise CompiledError(why_none(isa))
         if (code := _named(ir, precision, folders, target.isa)) is not None:
             return code
         try:
@@ -62,13 +65,15 @@ def write_object(ir: str, target: Target, precision: str, folder: Path) -> Path:
     return path
 
 
-def _named(ir: Callable[[Target], str], precision: str, folders: Sequence[Path], isa: Isa | None = None) -> Code | None:
+def _named(
+    ir: Callable[[Target], str], precision: str, folders: Sequence[Path], isa: IsaName | None = None
+) -> Code | None:
     """The code in the first of the folders that has any for this CPU; None where none has."""
     found = (_in_folder(ir, precision, folder, isa) for folder in folders)
     return next((code for code in found if code is not None), None)
 
 
-def _in_folder(ir: Callable[[Target], str], precision: str, folder: Path, isa: Isa | None) -> Code | None:
+def _in_folder(ir: Callable[[Target], str], precision: str, folder: Path, isa: IsaName | None) -> Code | None:
     """The code in a folder that suits this CPU best; None where none does."""
     try:
         names = {path.name for path in folder.iterdir()}

@@ -95,10 +95,7 @@ class Arena:
         self.bytes = 0
 
     def take(self, size: int) -> int:
-        """A place of so many bytes, on a cache line.
-
-        Places begin at odd multiples of 64 from each other, so that equal offsets in two of them are not 4096 apart.
-        """
+        """A place of so many bytes, on a cache line; a gap behind it keeps large places from starting alike."""
         place = self.bytes
         self.bytes += -(-size // LINE) * LINE + 7 * LINE
         return place

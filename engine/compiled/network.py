@@ -18,7 +18,7 @@ from bce.engine.compiled.layers import Layers
 from bce.engine.compiled.loading import load_code
 from bce.engine.compiled.packing import aligned
 from bce.engine.compiled.plan import Precision
-from bce.engine.compiled.targets import Isa, Target
+from bce.engine.compiled.targets import IsaName, Target
 from bce.engine.errors import CompiledError
 
 
@@ -33,7 +33,7 @@ class Form:
         origin: where the code came from: "compiled" just now, "cache", or the folder that was named.
     """
 
-    isa: Isa
+    isa: IsaName
     precision: Precision
     cpu: str
     origin: str
@@ -60,9 +60,9 @@ class CompiledNetwork:
     """
 
     def __init__(
-        self, layers: Layers, precision: Precision, folders: Sequence[Path] = (), isa: Isa | None = None
+        self, layers: Layers, precision: Precision, folders: Sequence[Path] = (), isa: IsaName | None = None
     ) -> None:
-        programs: dict[Isa, Program] = {}
+        programs: dict[IsaName, Program] = {}
 
         def ir(target: Target) -> str:
             if precision == "bf16" and not target.bf16:

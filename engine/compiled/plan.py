@@ -201,6 +201,8 @@ def plan_strips(
         held += zeros
         ready = min(height_out - made, (held - depthwise.kernel) // depthwise.stride + 1)
         keep = 0 if made + ready == height_out else held - ready * depthwise.stride
+        if count < 0 or ready < 1 or keep < 0:
+            raise ValueError(f"a stride of {depthwise.stride} or zeros of {depthwise.padding} beyond the kernel")
         strips.append(Strip(first, count, at, zeros, made, ready, keep))
         made, held = made + ready, keep
     return rows, strips

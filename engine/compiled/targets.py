@@ -11,7 +11,7 @@ from typing import Literal
 
 from bce.engine.errors import CompiledError, first_line
 
-Isa = Literal["avx512", "avx2"]
+IsaName = Literal["avx512", "avx2"]
 
 _AVX2 = ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c")
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
@@ -32,7 +32,7 @@ class Target:
     """
 
     cpu: str
-    isa: Isa
+    isa: IsaName
     bf16: bool = False
 
     @property
@@ -84,7 +84,7 @@ def llvm() -> ModuleType:
     return library
 
 
-def host_target(isa: Isa | None = None) -> Target | None:
+def host_target(isa: IsaName | None = None) -> Target | None:
     """The best form that the CPU at hand can run, or one that is asked for; None: it cannot, see :func:`why_none`."""
     cpu = llvm().get_host_cpu_name()
     forms = (Target(cpu, "avx512", bf16=True), Target(cpu, "avx512"), Target(cpu, "avx2"))
@@ -95,24 +95,32 @@ def runs_here(target: Target) -> bool:
     """Whether this is Linux on an x86-64 CPU with all that the code needs, which the system lets programs use."""
     if not on_known_platform():
         return False
-    found = llvm().get_host_cpu_features()
+    found = _features()
     return all(found.get(name, False) for name in target.needs)
 
 
-def why_none(isa: Isa | None = None) -> str:
+def why_none(isa: IsaName | None = None) -> str:
     """Why there is no target here, in a line."""
     if not on_known_platform():
         return f"there are kernels for Linux on x86-64 only, this is {llvm().get_process_triple()}"
-    found = llvm().get_host_cpu_features()
+    found = _features()
     missing = [name for name in Target("", isa or "avx2").needs if not found.get(name, False)]
     return f"this CPU has no {', '.join(missing).upper()}"
 
 
-def travelling_targets(isa: Isa | None = None) -> list[Target]:
+def travelling_targets(isa: IsaName | None = None) -> list[Target]:
     """Those of :data:`TRAVELLING` whose code runs here, the ones to prefer first: this very CPU, then in order."""
     here = llvm().get_host_cpu_name()
     usable = [target for target in TRAVELLING.values() if isa in (None, target.isa) and runs_here(target)]
     return sorted(usable, key=lambda target: target.cpu != here)
+
+
+def _features() -> dict[str, bool]:
+    """What the CPU has, by LLVM's names."""
+    try:
+        return dict(llvm().get_host_cpu_features())
+    except RuntimeError as error:  # where LLVM does not know how to ask
+        raise CompiledError(f"llvmlite cannot tell what this CPU has: {first_line(error, 200)}") from None
 
 
 def on_known_platform() -> bool:

@@ -54,6 +54,10 @@ def recognised(graph: Graph) -> Layers:
     return _Network(graph).layers()
 
 
+MOST_KERNEL = 11
+"""Height and width of a convolution: kernels are written out whole."""
+
+
 @dataclass(frozen=True)
 class _Map:
     """A value of the graph: [batch, channels, height, width]."""
@@ -197,6 +201,13 @@ class _Network:
         """A convolution of one input channel for each output channel with its swish, and what comes out of them."""
         if conv.weight.shape[1] != 1:
             refuse(conv.node, f"joins {conv.weight.shape[1]} channels, expected one")
+        kernel = conv.weight.shape[2]
+        if kernel > MOST_KERNEL or conv.stride > kernel or max(conv.padding) >= kernel:
+            refuse(
+                conv.node,
+                f"has a kernel of {kernel} with stride {conv.stride} and pads {list(conv.padding)}, expected at most "
+                f"{MOST_KERNEL}, no stride above the kernel, and pads below it",
+            )
         value = self._take(conv, x, conv.group)
         spatial = Spatial(conv.weight[:, 0], conv.bias, conv.stride, conv.padding)
         height, width = spatial.size(x.height, x.width)

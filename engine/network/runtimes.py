@@ -87,6 +87,8 @@ def _compiled(bundle: Bundle, precision: str, objects: Path | None) -> Backbone:
     if objects is not None:
         check_objects(objects)
     layers = read_layers(bundle.backbone())  # says soonest that there are no kernels
+    if layers.shape != bundle.manifest.input.shape:  # ONNX Runtime's session says so better
+        raise NotTheSameError("takes another input than the manifest says", bundle.backbone())
     inputs = check_inputs(bundle)
     with ThreadPoolExecutor(1) as beside:  # neither waits for the other
         expected = beside.submit(_expected, bundle, inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bce.engine.compiled.targets import Isa, Target, host_target, why_none
+from bce.engine.compiled.targets import IsaName, Target, host_target, why_none
 from bce.engine.network.backbone import BackboneForm
 
 
@@ -16,7 +16,7 @@ def host() -> Target:
     return target
 
 
-def assert_compiled(form: BackboneForm, precision: str = "fp32", isa: Isa | None = None) -> None:
+def assert_compiled(form: BackboneForm, precision: str = "fp32", isa: IsaName | None = None) -> None:
     """Compiled kernels ran, of this CPU's best form or the one named."""
     target = host()
     assert form.backend == "compiled", form

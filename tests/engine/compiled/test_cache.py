@@ -117,6 +117,15 @@ def test_a_folder_that_others_can_write_is_not_used(
     assert said(caplog) == f"{poisoned.parent} can be written to by other users: remove it, or set XDG_CACHE_HOME"
 
 
+def test_a_linked_folder_is_not_used(poisoned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may lead to the user's own files, of which the oldest would go."""
+    folder = poisoned.parent
+    folder.rename(tmp_path / "mine")
+    folder.symlink_to(tmp_path / "mine")
+    assert [origin(), origin()] == ["compiled", "compiled"]
+    assert said(caplog) == f"{folder} is a link: remove it, or set XDG_CACHE_HOME"
+
+
 def test_what_another_user_owns_is_not_used(
     poisoned: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
