@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 StrPath = str | os.PathLike[str]
 
+UNFINISHED = ".partial"
+"""How the name of a file ends that is being written, or that a killed process left."""
 _NAME_CHARS = 50
 """So much of a file's own name is in a name beside it: at four bytes a character, 255 bytes are never exceeded."""
 
@@ -195,7 +197,7 @@ def _copy(source: io.FileIO, target: io.FileIO) -> None:
 
 def _beside(path: Path) -> Path:
     """A new name beside a path, never longer than a file system allows."""
-    return path.with_name(f"{path.name[:_NAME_CHARS]}.{secrets.token_hex(4)}.partial")
+    return path.with_name(f"{path.name[:_NAME_CHARS]}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from bce.engine.compiled.object_files import SUFFIX
-from bce.engine.files import cache_folder, write_private
+from bce.engine.files import UNFINISHED, cache_folder, write_private
 
 KEPT = 64
 """So many files stay: about 20 MB of large networks."""
@@ -70,7 +70,7 @@ def _strange(path: Path, found: os.stat_result) -> str:
 def _prune(folder: Path) -> None:
     """Keep the files that were used last; what a killed process left of a file goes the same way."""
     found = []
-    ours = (entry for entry in os.scandir(folder) if entry.name.endswith((SUFFIX, ".partial")))
+    ours = (entry for entry in os.scandir(folder) if entry.name.endswith((SUFFIX, UNFINISHED)))
     for entry in ours:
         with suppress(OSError):  # another process removed it
             found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))

@@ -49,7 +49,7 @@ def open_backbone(
         precision: one of :data:`PRECISIONS`; "int8" is another graph of the bundle, "bf16" its float32 one.
         backend: one of :data:`BACKENDS`; "auto" is compiled kernels where there are any for the precision, the graph
             and this CPU, and their numbers are ONNX Runtime's, else ONNX Runtime. It never takes another precision.
-        threads: how many threads will call; only OpenVINO needs to know.
+        threads: how many threads will call, and may be busy now.
         objects: a folder that the user names, with kernels that were compiled ahead.
 
     Raises:
@@ -65,7 +65,7 @@ def open_backbone(
     if backend == "openvino":
         return _openvino(bundle, precision, threads)
     try:
-        return _compiled(bundle, precision, objects)
+        return _compiled(bundle, precision, objects, threads)
     except (NotMbconv, CompiledError, NotTheSameError) as error:
         if precision != "fp32":
             raise OptionsError(
@@ -80,7 +80,7 @@ def open_backbone(
     return OnnxRuntimeBackbone(bundle, precision, why)
 
 
-def _compiled(bundle: Bundle, precision: str, objects: Path | None) -> Backbone:
+def _compiled(bundle: Bundle, precision: str, objects: Path | None, threads: int) -> Backbone:
     """The compiled backbone, which gives what ONNX Runtime gives."""
     from bce.engine.network.compiled_backbone import CompiledBackbone, check_objects
 
@@ -90,10 +90,15 @@ def _compiled(bundle: Bundle, precision: str, objects: Path | None) -> Backbone:
     if layers.shape != bundle.manifest.input.shape:  # ONNX Runtime's session says so better
         raise NotTheSameError("takes another input than the manifest says", bundle.backbone())
     inputs = check_inputs(bundle)
-    with ThreadPoolExecutor(1) as beside:  # neither waits for the other
-        expected = beside.submit(_expected, bundle, inputs)
+    if threads == 1:
+        expected = _expected(bundle, inputs)
         compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
-    compiled.check(inputs, expected.result())
+    else:
+        with ThreadPoolExecutor(1) as beside:  # neither waits for the other
+            running = beside.submit(_expected, bundle, inputs)
+            compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
+        expected = running.result()
+    compiled.check(inputs, expected)
     return compiled
 
 

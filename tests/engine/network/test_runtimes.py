@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,10 @@ class Kernels:
         if self.unknown is not None:
             raise self.unknown
         assert path == self.bundle.backbone()
-        return "layers"
+        return SimpleNamespace(shape=self.bundle.manifest.input.shape)
 
     def open_network(self, layers: Any, precision: Any, folders: Sequence[Path] = ()) -> Kernels:
-        assert layers == "layers"
+        assert layers.shape == self.bundle.manifest.input.shape
         self.opened.append((precision, next(iter(folders), None)))
         if self.refuses is not None:
             raise self.refuses
