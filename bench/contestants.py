@@ -17,7 +17,7 @@ from bce.engine.errors import AudioError, BceError, OptionsError
 from bce.engine.geometry import ChunkGrid, WindowPlan, WindowSpec, plan_windows
 from bce.engine.network.backbone import NAMES
 from bce.engine.network.bundle import Bundle
-from bce.engine.network.openvino_backbone import load_openvino
+from bce.engine.network.openvino_backbone import openvino_core
 from bce.engine.network.sessions import open_stock
 from bce.engine.recording import Recording
 from bce.engine.run.engine import Engine, EngineOptions
@@ -159,7 +159,7 @@ def openvino(
         NotHere: it is not installed, or it cannot compile the graph.
     """
     try:
-        core = load_openvino().Core()
+        core = openvino_core()
     except OptionsError:
         raise NotHere("openvino is not installed") from None
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}

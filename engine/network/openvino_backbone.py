@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -50,6 +50,15 @@ def load_openvino() -> Any:
     return openvino
 
 
+@cache
+def openvino_core() -> Any:
+    """One for the whole process: where two of them were freed, the next signal ended it (OpenVINO 2026.4).
+
+    It leaves an alternate stack for signals that is no memory any more.
+    """
+    return load_openvino().Core()
+
+
 class OpenVinoBackbone:
     """A backbone graph in OpenVINO, with an inference request for each of N calling threads. Calls are thread-safe.
 
@@ -75,7 +84,7 @@ class OpenVinoBackbone:
     ) -> None:
         if precision not in HINTS:
             raise OptionsError(f"the openvino backend runs {' and '.join(HINTS)}, not {precision}")
-        core = load_openvino().Core()
+        core = openvino_core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise OptionsError("this CPU has no bfloat16 arithmetic: leave --precision at fp32")
         settings = {

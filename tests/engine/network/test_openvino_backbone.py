@@ -17,7 +17,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import check_inputs
 from bce.engine.network.default import DEFAULT_BUNDLE
 from bce.engine.network.model import Model
-from bce.engine.network.openvino_backbone import OpenVinoBackbone, load_openvino
+from bce.engine.network.openvino_backbone import OpenVinoBackbone, load_openvino, openvino_core
 from bce.engine.tables.scores import read_scores
 
 
@@ -107,6 +107,7 @@ def test_a_whole_run_has_the_same_scores(
 def test_without_openvino_one_line_says_how_to_get_it(
     small_bundle: Bundle, soundscapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    openvino_core.cache_clear()
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert main(["--bundle", str(small_bundle.path), "--backend", "openvino", str(soundscapes)]) == 2
     assert "openvino is not installed: pip install 'bce[openvino]'" in capsys.readouterr().err
