@@ -100,6 +100,7 @@ benchmarks: setup
 	$(BIN)/python -m pytest -q bench --benchmark-only --benchmark-json=build/bench/parts.json
 	$(BIN)/bce-bench peers
 	$(BIN)/bce-bench kernels
+	$(BIN)/bce-bench fidelity
 	$(BIN)/bce-bench budget
 	$(BIN)/bce-bench startup
 	$(BIN)/bce-bench memory

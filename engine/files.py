@@ -285,11 +285,14 @@ def _into_place(folder: Path, place: Path) -> None:
 def cache_folder(name: str) -> Path:
     """``$XDG_CACHE_HOME/bce/<name>``, by default in ``~/.cache``: for what can be made anew. It need not exist.
 
+    A relative ``$XDG_CACHE_HOME`` is ignored, as the XDG Base Directory Specification wants it.
+
     Raises:
         OSError: the user has no home.
     """
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bce" / name
+        named = os.environ.get("XDG_CACHE_HOME", "")
+        return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "bce" / name
     except RuntimeError as error:
         raise OSError(str(error)) from None
 

@@ -199,6 +199,9 @@ def _options(args: argparse.Namespace) -> RunOptions:
 
     if args.reserve_minutes is not None and args.budget_minutes is None:
         raise OptionsError("--reserve-minutes is a part of a budget: give --budget-minutes, or drop it")
+    if args.objects is not None and (args.backend in ("onnxruntime", "openvino") or args.precision == "int8"):
+        other = "--precision int8" if args.precision == "int8" else f"--backend {args.backend}"
+        raise OptionsError(f"--objects names compiled kernels, which {other} does not run: leave one of them out")
     out = args.out
     if out is None and args.features is None:
         out = Path("submission.csv")

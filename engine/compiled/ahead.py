@@ -16,12 +16,13 @@ from bce.engine.errors import OptionsError, one_line
 
 
 def targets_named(text: str) -> list[Target]:
-    """CPUs by their names with commas, or "all".
+    """CPUs by their names with commas, or "all", in any case and with any spaces.
 
     Raises:
         OptionsError: there is no such CPU.
     """
-    names = list(TRAVELLING) if text == "all" else text.split(",")
+    named = [name.strip() for name in text.lower().split(",")]
+    names = list(TRAVELLING) if named == ["all"] else named
     for name in names:
         if name not in TRAVELLING:
             raise OptionsError(f"CPU '{one_line(name)}' is unknown: give 'all', or some of {','.join(TRAVELLING)}")

@@ -15,21 +15,20 @@ from dataclasses import replace
 import numpy as np
 
 from bce.engine.compiled.emitter import Value
+from bce.engine.compiled.expansions import block_expansion, stem_expansion
 from bce.engine.compiled.kernels.depthwise import Depthwise, depthwise
-from bce.engine.compiled.kernels.expand import Expand, expand
 from bce.engine.compiled.kernels.gate import GROUP, Squeeze, gate, groups
 from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
 from bce.engine.compiled.layers import Block, Layers
 from bce.engine.compiled.maps import Map, vectors_of
-from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, packed_taps, padded
+from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, padded
 from bce.engine.compiled.plan import BlockPlan, Precision, panels_of
 from bce.engine.compiled.writer import Writer
 
 DEGREES: dict[Precision, int] = {"fp32": 2, "bf16": 1}
 """Of the polynomial in swish: its error stays under that of the products."""
-WORD = 4
 
 
 class BlockWriter:
@@ -112,11 +111,11 @@ class BlockWriter:
         found = replace(found, place=writer.arena.take(found.bytes))
         if not found.flat:
             writer.fill(writer.s(found.place), found.bytes)
-        name, source, weights, bias, step = self._stem_product(panel, panels, found.row, found.vector)
+        stem = stem_expansion(writer, layers, panel, panels, found, self.degree)
         with writer.f.loop(panels) as loop:
-            mine, offset = weights.at(loop.index * step), bias.at(loop.index * (panel * isa.bytes))
+            mine, offset = stem.weights.at(loop.index * stem.step), stem.bias.at(loop.index * (panel * isa.bytes))
             target = writer.s(found.origin).at(loop.index * (panel * found.vector))
-            writer.f.call(name, source, mine, offset, target, height)
+            writer.f.call(stem.kernel, stem.source, mine, offset, target, height)
         writer.mark("stem")
         return found
 
@@ -167,57 +166,6 @@ class BlockWriter:
             self.degree,
         )
 
-    def _stem_product(self, panel: int, panels: int, row: int, vector: int) -> tuple[str, Value, Value, Value, int]:
-        """The stem as a product: kernel, input, weights, bias, and bytes of a panel's weights."""
-        layers, writer = self._layers, self._writer
-        stem, (height, width) = layers.stem, layers.shape
-        top, left, bottom, right = stem.padding
-        source = writer.x
-        if any(stem.padding):
-            wide = (width + left + right) * WORD
-            size = wide * (height + top + bottom)
-            source = writer.s(writer.arena.take(size))
-            writer.fill(source, size)
-            with writer.f.loop(height) as loop:
-                target = source.at(top * wide + left * WORD).at(loop.index * wide)
-                writer.copy(target, writer.x.at(loop.index * (width * WORD)), width * WORD)
-        (_, out_width), _ = self._sizes[0]
-        row_in = stem.stride * (width + left + right) * WORD
-        spec = Expand(
-            0, out_width, panel, "f32", row_in, 0, row, vector, self.degree, taps=stem.kernel, stride=stem.stride
-        )
-        weight = packed_taps(stem.weight, panel, panels, writer.isa)
-        bias = padded(stem.bias, panel * panels * writer.isa.lanes)
-        name = expand(writer.module, writer.isa, spec)
-        return name, source, writer.put(weight), writer.put(bias), weight[0].nbytes
-
-    def _product(self, index: int, x: Map, buffer: Map) -> tuple[str, Value, Value, Value, int, int, int]:
-        """A block's expansion: kernel, input, weights, bias, bytes of a panel's weights, of an input row, tile rows."""
-        writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
-        assert block.expand is not None
-        source = self._copy if plan.expand == "bf16" else x
-        assert source is not None
-        channels = block.expand.weight.shape[1]
-        rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
-        spec = Expand(
-            channels,
-            source.width,
-            plan.panel,
-            plan.expand,
-            source.row,
-            source.vector,
-            buffer.row,
-            buffer.vector,
-            self.degree,
-            rows,
-        )
-        weight = packed(block.expand.weight, plan.expand, plan.panel, writer.isa)
-        bias = padded(block.expand.bias, plan.vectors * writer.isa.lanes)
-        name = expand(writer.module, writer.isa, spec)
-        together = spec.tile_rows(writer.isa)
-        place = writer.s(source.place)
-        return name, place, writer.put(weight), writer.put(bias), weight[0].nbytes, source.row, together
-
     def _expanded(self, index: int, x: Map | None, kept: Map, taps: Value) -> None:
         """Expansion and depthwise convolution, panel by panel and strip by strip."""
         writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
@@ -225,17 +173,18 @@ class BlockWriter:
         top, left, _, _ = block.depthwise.padding
         buffer = self._buffer(index, self._buffer_place)
         if block.expand is None:
-            name, source, weights, bias, step = self._stem_product(plan.panel, plan.panels, buffer.row, buffer.vector)
-            row_in, together = self._layers.stem.stride * self._stem_row(), 1
+            rows = stem_expansion(writer, self._layers, plan.panel, plan.panels, buffer, self.degree)
         else:
-            assert x is not None
-            name, source, weights, bias, step, row_in, together = self._product(index, x, buffer)
+            source = self._copy if plan.expand == "bf16" else x
+            assert source is not None
+            rows = block_expansion(writer, block.expand, plan, source, buffer, self.degree)
         spec = self._depthwise_spec(index, buffer, kept)
         convolve, high = depthwise(writer.module, isa, spec), spec.tile(isa)[0]
         start = writer.s(buffer.place)
         writer.fill(start, buffer.bytes)
         with f.loop(plan.panels) as loop:
-            mine, offset = weights.at(loop.index * step), bias.at(loop.index * (plan.panel * isa.bytes))
+            mine = rows.weights.at(loop.index * rows.step)
+            offset = rows.bias.at(loop.index * (plan.panel * isa.bytes))
             filters = taps.at(loop.index * (plan.panel * (block.depthwise.kernel**2 + 1) * isa.bytes))
             out = writer.s(kept.place).at(loop.index * (plan.panel * kept.vector))
             totals = writer.s(self._totals).at(loop.index * (plan.panel * isa.bytes))
@@ -244,7 +193,8 @@ class BlockWriter:
             for strip in plan.strips:
                 if strip.count:
                     target = start.at(strip.at * buffer.row + left * buffer.pixel)
-                    f.call(name, source.at(strip.first * row_in), mine, offset, target, strip.count // together)
+                    begin = rows.source.at(strip.first * rows.row)
+                    f.call(rows.kernel, begin, mine, offset, target, strip.count // rows.together)
                 if not plan.whole:
                     self._zero_rows(buffer, strip.at + strip.count, strip.zeros)
                 f.call(convolve, start, filters, out.at(strip.out * kept.row), strip.made // high, totals)
@@ -253,10 +203,6 @@ class BlockWriter:
                         first = start.at(j * buffer.vector)
                         behind = first.at(strip.made * block.depthwise.stride * buffer.row)
                         writer.copy(first, behind, strip.keep * buffer.row)
-
-    def _stem_row(self) -> int:
-        _, left, _, right = self._layers.stem.padding
-        return (self._layers.shape[1] + left + right) * WORD
 
     def _zero_rows(self, buffer: Map, first: int, count: int) -> None:
         for j in range(buffer.vectors if count else 0):

@@ -43,7 +43,7 @@ def _emit(ir: str, target: Target, method: str) -> Any:
     if library.llvm_version_info[0] < OLDEST_LLVM:
         raise CompiledError(
             f"llvmlite {version()} cannot compile the kernels, 0.45 or newer can: "
-            "make objects elsewhere with bce-export --compile-for, and name their folder with --objects"
+            "make them elsewhere with bce-export --compile-for, and name their folder with --objects"
         )
     if target.attributes not in ir:
         raise ValueError("the module is not for this target: its attributes are missing")

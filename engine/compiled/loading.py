@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from bce.engine.compiled import cache
 from bce.engine.compiled.compilation import Code, compile_object, version
 from bce.engine.compiled.object_files import file_name, names_for, object_key, pack, unpack
 from bce.engine.compiled.targets import IsaName, Target, host_target, travelling_targets, why_none
-from bce.engine.errors import CompiledError
+from bce.engine.errors import CompiledError, OptionsError
 from bce.engine.files import write_bytes
 
 _lock = threading.Lock()
@@ -31,12 +32,13 @@ def load_code(
         ir: the network's module for a target, with :attr:`Target.attributes`.
         precision: of the module, as files are named after it.
         folders: which the user named, to look at first. They are trusted: whoever can write to them can run anything.
-            Code there for a smaller form than this CPU has is taken only where nothing better can be compiled.
+            Code there for a smaller form than this CPU has is taken only where nothing better can be compiled. Where
+            nothing there is of use, a warning says so.
         isa: the form to take; None for the best.
 
     Raises:
-        CompiledError: there is no form for this CPU, a file of a named folder is damaged, or nothing fits there and
-            llvmlite cannot compile.
+        CompiledError: there is no form for this CPU, or nothing fits in the folders and llvmlite cannot compile.
+        OptionsError: a named folder cannot be read, or a file in it is damaged.
     """
     with _lock:
         target = host_target(isa)
@@ -44,12 +46,18 @@ def load_code(
             raise CompiledError(why_none(isa))
         if (code := _named(ir, precision, folders, target.isa)) is not None:
             return code
+        nothing = f"holds no {precision} kernels of this network for this CPU ({target.cpu}, {target.isa})"
         try:
-            return _own(ir(target), target, precision)
-        except CompiledError:
+            code = _own(ir(target), target, precision)
+        except CompiledError as error:
             if isa is None and (code := _named(ir, precision, folders)) is not None:
                 return code
+            if folders:
+                raise CompiledError(f"{nothing}, and {error.reason}", folders[0]) from None
             raise
+    for folder in folders:
+        logging.getLogger(__name__).warning("%s: %s: they are compiled here", folder, nothing)
+    return code
 
 
 def write_object(ir: str, target: Target, precision: str, folder: Path) -> Path:
@@ -78,7 +86,7 @@ def _in_folder(ir: Callable[[Target], str], precision: str, folder: Path, isa: I
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise CompiledError(f"is no folder of kernels that can be read: {error.strerror}", folder) from None
+        raise OptionsError(f"is no folder of kernels that can be read: {error.strerror}", folder) from None
     for target in travelling_targets(isa):
         if not any(name.startswith(names_for(target, precision)) for name in names):
             continue  # before its IR is made, which takes a while
@@ -89,9 +97,9 @@ def _in_folder(ir: Callable[[Target], str], precision: str, folder: Path, isa: I
         try:
             return _load(str(folder), key, unpack((folder / name).read_bytes(), key), target)
         except OSError as error:
-            raise CompiledError(f"cannot be read: {error.strerror}", folder / name) from None
+            raise OptionsError(f"cannot be read: {error.strerror}", folder / name) from None
         except ValueError as error:
-            raise CompiledError(f"{error}, make it anew with bce-export --compile-for", folder / name) from None
+            raise OptionsError(f"{error}, make it anew with bce-export --compile-for", folder / name) from None
     return None
 
 

@@ -1,9 +1,9 @@
 """OpenVINO in place of ONNX Runtime for a bundle's backbone, believed only after a check.
 
-It is worth having for bfloat16, which ONNX Runtime does not run on CPUs. Others have met wrong numbers from it without
-any error: outputs left unfilled by the first inference at a new shape, NaN, inflated scores at lower precisions. So
-there is one input shape, the precision is always stated, and before the first window every inference request has
-given ONNX Runtime's numbers twice, or the backbone is refused.
+It is here to be compared with: the compiled kernels are faster wherever both run. Others have met wrong numbers from
+it without any error: outputs left unfilled by the first inference at a new shape, NaN, inflated scores at lower
+precisions. So there is one input shape, the precision is always stated, and before the first window every inference
+request has given ONNX Runtime's numbers twice, or the backbone is refused.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def open_backbone(
     Raises:
         BundleError: the graph cannot be loaded or is not what the manifest says, or OpenVINO's numbers are not ONNX
             Runtime's.
-        OptionsError: the backend cannot run the precision or the graph here, or ``objects`` is not a folder for it.
+        OptionsError: the backend cannot run the precision or the graph here, or ``objects`` is not a folder for it,
+            or holds damaged kernels.
     """
     check_backend(backend, precision)
     if backend == "onnxruntime":
@@ -75,8 +76,8 @@ def open_backbone(
             raise OptionsError(
                 f"{error.reason}, so the backbone cannot run compiled: leave --backend at auto", error.path
             ) from error
-        file = "" if error.path is None else f"{Path(error.path).name} "
-        why = file + error.reason
+        # a folder that was named is told whole, a file of the bundle by its name
+        why = str(error) if error.path is None or objects is not None else f"{Path(error.path).name} {error.reason}"
     return OnnxRuntimeBackbone(bundle, precision, why)
 
 

@@ -98,11 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     if args.info is not None:
+        _check_alone(args, "--info")
         _info(args.info)
     elif args.compile_for is not None:
+        _check_alone(args, "--compile-for", "--objects", "--bundle")
         _compile(args)
     else:
         _export(args)
+
+
+def _check_alone(args: argparse.Namespace, option: str, *along: str) -> None:
+    """Refuse whatever else is given with an option that does nothing else."""
+    named = {"--" + name.replace("_", "-"): name for name in vars(args)}
+    given = [flag for flag, name in named.items() if getattr(args, name) != parser().get_default(name)]
+    if others := [flag for flag in given if flag not in (option, *along)]:
+        goes = f", it goes with {' and '.join(along)} only" if along else ""
+        raise OptionsError(f"{option} makes no bundle{goes}: leave out {', '.join(others)}")
 
 
 def _info(folder: Path) -> None:
@@ -116,10 +127,6 @@ def _info(folder: Path) -> None:
 def _compile(args: argparse.Namespace) -> None:
     if args.objects is None:
         raise OptionsError("--compile-for writes compiled kernels: give the folder for them with --objects DIR")
-    if args.perch is not None or args.out is not None:
-        raise OptionsError(
-            "--compile-for takes a bundle that is there: give it with --bundle, without --perch and --out"
-        )
     from bce.engine.network.bundle import Bundle
     from bce.export.commands.objects import write_objects
 

@@ -33,6 +33,9 @@ def write_objects(cpus: str, bundle: Bundle, folder: Path, say: Callable[[str], 
     if folder.exists() and not folder.is_dir():
         raise OptionsError("is a file, expected a folder", folder)
     layers = read_layers(bundle.backbone())
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(f"cannot be made: {error.strerror}", folder) from None
     for path in compile_ahead(layers, targets, folder):
         say(f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB")

@@ -234,7 +234,8 @@ def _label_list(text: str, line: int, table: Path) -> frozenset[str]:
 
 
 def _check_there(paths: Sequence[Path], table: Path) -> None:
-    missing = [path for path in paths if not path.is_file()]
+    # Path.is_file raises for a name that is too long; such a file is not there either
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         first = one_line(str(missing[0]), 300)
         raise TableError(f"names {len(missing)} of {len(paths)} recordings that are not there, first {first}", table)

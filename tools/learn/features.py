@@ -59,7 +59,7 @@ class FeatureTable:
         paths: the recordings, in the order given; one that could not be read has no rows.
         failed: why recordings could not be read, by path.
         computed: recordings that were not in the cache.
-        backbone: what computed these; empty where there are none.
+        backbone: what computed these, a list where there are several; empty where nothing says it.
     """
 
     features: dict[str, NDArray[np.float32]]
@@ -151,14 +151,12 @@ def read_features(
     kept = {path: found for path, file in files.items() if (found := _load(file, blocks)) is not None}
     missing = [path for path in files if path not in kept]
     failed: dict[Path, str] = {}
-    backbone = ""
     for path, found, reason in _computed(missing, bundle, blocks, options, quiet):
         if found is None:
             failed[path] = reason
         else:
             _save(files[path], found)
             kept[path] = found
-            backbone = str(found[BACKBONE])
     if not kept:
         path, reason = next(iter(failed.items()), (folder, "no recordings were given"))
         raise OptionsError(f"no recording could be read, first: {reason}", path)
@@ -176,7 +174,7 @@ def read_features(
         tuple(paths),
         failed,
         len(missing) - len(failed),
-        backbone,
+        ", ".join(sorted({str(kept[path][BACKBONE]) for path in kept if BACKBONE in kept[path]})),
     )
 
 
@@ -212,7 +210,8 @@ def _load(file: Path, blocks: Sequence[str]) -> dict[str, NDArray[Any]] | None:
     """The features of a recording; None where they are not there, or not whole: they are computed again."""
     try:
         with np.load(file) as arrays:
-            return {name: arrays[name] for name in (*blocks, DURATION)}
+            about = (BACKBONE,) if BACKBONE in arrays else ()  # files of 0.1 do not say it
+            return {name: arrays[name] for name in (*blocks, DURATION, *about)}
     except PermissionError:
         raise
     except Exception:  # zipfile, its decompressors, numpy and the parser of its headers each have their own

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +21,7 @@ from bce.engine.compiled.compilation import compile_object
 from bce.engine.compiled.loading import load_code, write_object
 from bce.engine.compiled.object_files import pack
 from bce.engine.compiled.targets import TRAVELLING, Target, host_target, travelling_targets
-from bce.engine.errors import CompiledError
+from bce.engine.errors import CompiledError, OptionsError
 
 ADD, MULTIPLY = combining("fadd"), combining("fmul")
 
@@ -107,6 +110,31 @@ def test_beside_other_users_of_llvmlite(kernels: Path) -> None:
         assert other.result() == 13
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_of_a_process_that_compiles_can_compile(kernels: Path) -> None:
+    compiling = threading.Event()
+
+    def slow(target: Target) -> str:
+        compiling.set()
+        time.sleep(0.2)
+        return ADD(target)
+
+    with ThreadPoolExecutor(1) as pool:
+        parent = pool.submit(load_code, slow, "fp32")
+        compiling.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # ends it where it waits for ever
+            right = False
+            try:
+                right = combine(load_code(MULTIPLY, "fp32")) == PRODUCTS
+            finally:
+                os._exit(0 if right else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert combine(parent.result()) == SUMS
+
+
 # folders that the user names ------------------------------------------------------------------------------------------
 
 
@@ -137,9 +165,11 @@ def test_objects_run_where_llvmlite_is_too_old_to_make_them(objects: Path, monke
     assert combine(load_code(ADD, "fp32", [objects])) == SUMS
     with pytest.raises(CompiledError) as error:
         load_code(MULTIPLY, "fp32", [objects])
+    target = host_target()
     assert str(error.value) == (
-        "llvmlite 0.43.0 cannot compile the kernels, 0.45 or newer can: make objects elsewhere with "
-        "bce-export --compile-for, and name their folder with --objects"
+        f"{objects}: holds no fp32 kernels of this network for this CPU ({target.cpu}, {target.isa}), and llvmlite "
+        "0.43.0 cannot compile the kernels, 0.45 or newer can: make them elsewhere with bce-export --compile-for, and "
+        "name their folder with --objects"
     )
 
 
@@ -164,18 +194,24 @@ def test_a_smaller_form_waits_until_nothing_better_can_be_had(objects: Path, mon
     assert load_code(ADD, "fp32", [objects]).target.isa == "avx512"
 
 
-def test_objects_of_other_networks_and_precisions_are_left_alone(objects: Path) -> None:
+def test_objects_of_other_networks_and_precisions_are_left_alone(
+    objects: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     code = load_code(MULTIPLY, "fp32", [objects])
     assert code.origin == "compiled"
     assert combine(code) == PRODUCTS
     assert load_code(ADD, "bf16", [objects]).origin == "compiled"
+    assert [line.split(" of this network")[0] for line in caplog.messages] == [
+        f"{objects}: holds no fp32 kernels",
+        f"{objects}: holds no bf16 kernels",
+    ]
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1]], ids=["emptied", "cut"])
 def test_a_damaged_object_is_named(objects: Path, damage: Callable[[bytes], bytes]) -> None:
     best = next(objects.glob(f"{travelling_targets()[0].cpu}-*"))
     best.write_bytes(damage(best.read_bytes()))
-    with pytest.raises(CompiledError, match="make it anew with bce-export --compile-for") as error:
+    with pytest.raises(OptionsError, match="make it anew with bce-export --compile-for") as error:
         load_code(ADD, "fp32", [objects])
     assert error.value.path == str(best)
 
@@ -184,7 +220,7 @@ def test_an_object_under_anothers_name_is_named(objects: Path) -> None:
     best = next(objects.glob(f"{travelling_targets()[0].cpu}-*"))
     target = travelling_targets()[0]
     best.write_bytes(pack(compile_object(MULTIPLY(target), target), target, "fp32", "of another network"))
-    with pytest.raises(CompiledError, match="another network"):
+    with pytest.raises(OptionsError, match="another network"):
         load_code(ADD, "fp32", [objects])
 
 
@@ -192,7 +228,7 @@ def test_an_object_under_anothers_name_is_named(objects: Path) -> None:
 def test_a_folder_that_is_none(kernels: Path, tmp_path: Path, there: bool) -> None:
     if there:
         (tmp_path / "objects").touch()
-    with pytest.raises(CompiledError, match="is no folder of kernels that can be read"):
+    with pytest.raises(OptionsError, match="is no folder of kernels that can be read"):
         load_code(ADD, "fp32", [tmp_path / "objects"])
 
 

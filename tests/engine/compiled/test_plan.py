@@ -19,11 +19,11 @@ AVX512 = ISAS["avx512"]
 
 @settings(max_examples=300, deadline=None)
 @given(
-    kernel=st.sampled_from([3, 5]),
-    stride=st.integers(1, 2),
+    kernel=st.sampled_from([1, 3, 5, 8]),
+    stride=st.integers(1, 8),
     height=st.integers(1, 60),
     width=st.integers(1, 9),
-    padding=st.tuples(*[st.integers(0, 4)] * 4),
+    padding=st.tuples(*[st.integers(0, 7)] * 4),
     panel=st.integers(1, 3),
     rows=st.integers(0, 70),
 )
@@ -31,7 +31,7 @@ AVX512 = ISAS["avx512"]
 def test_strips(kernel: int, stride: int, height: int, width: int, padding: Padding, panel: int, rows: int) -> None:
     """Every output sees its rows, in order and once; every input row is expanded once at most."""
     top, left, bottom, right = padding
-    assume(max(padding) < kernel)
+    assume(max(padding) < kernel >= stride)
     assume(height + top + bottom >= kernel)
     layer = Spatial(np.zeros((1, kernel, kernel), np.float32), np.zeros(1, np.float32), stride, padding)
     height_out, _ = layer.size(height, 99)
@@ -65,6 +65,16 @@ def test_strips(kernel: int, stride: int, height: int, width: int, padding: Padd
     assert made == list(range(height_out))
     assert expanded == list(range(len(expanded)))
     assert len(expanded) <= height
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(4, (0, 0, 0, 0)), (1, (9, 0, 0, 0))], ids=["stride", "padding"])
+def test_strips_that_cannot_be(stride: int, padding: Padding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather no plan than one that writes beside its buffer."""
+    monkeypatch.setattr(plan, "BUFFER_BYTES", 1)
+    layer = Spatial(np.zeros((1, 3, 3), np.float32), np.zeros(1, np.float32), stride, padding)
+    height_out, _ = layer.size(30, 9)
+    with pytest.raises(ValueError, match=f"a stride of {stride} or zeros of"):
+        plan_strips(layer, (30, 9), height_out, 1, AVX512)
 
 
 @given(st.integers(1, 200))

@@ -155,6 +155,18 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "strides that differ": (attribute("Conv", 1, "strides", [1, 2]), "'odd' has strides that are not one number"),
     "strides that are a number": (attribute("Conv", 1, "strides", 1), "'odd' has strides that are not one number"),
     "pads below 0": (attribute("Conv", 1, "pads", [0, 0, -1, 0]), "'odd' has pads that are not four numbers"),
+    "a stride above the kernel": (
+        attribute("Conv", 1, "strides", [6, 6]),
+        r"'odd' has a kernel of \d with stride 6 and .*, no stride above the kernel",
+    ),
+    "pads of the kernel's size": (
+        attribute("Conv", 1, "pads", [0, 0, 0, 5]),
+        r"'odd' has a kernel of \d .* and pads \[0, 0, 0, 5\], expected .* pads below it",
+    ),
+    "a kernel too large": (
+        constant("Conv", 1, 1, lambda array: np.zeros((len(array), 1, 12, 12), np.float32)),
+        "'odd' has a kernel of 12 with .*, expected at most 11",
+    ),
     "a group that is a text": (attribute("Conv", 1, "group", "1"), "'odd' has a group that is no number"),
     "no groups": (attribute("Conv", 1, "group", ...), "'odd' has 1 groups, expected one for each of its"),
     "a stride of a product": (attribute("Conv", 4, "strides", [2, 2]), "'odd' is no pointwise convolution"),

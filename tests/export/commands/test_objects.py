@@ -42,8 +42,8 @@ def test_every_precision_that_a_cpu_has(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_names_are_taken_once_and_in_order() -> None:
-    assert [target.cpu for target in ahead.targets_named("haswell,znver4,haswell")] == ["haswell", "znver4"]
-    assert len(ahead.targets_named("all")) == 6
+    assert [target.cpu for target in ahead.targets_named("haswell, ZNVER4,haswell")] == ["haswell", "znver4"]
+    assert len(ahead.targets_named("All")) == 6
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,11 @@ def test_names_are_taken_once_and_in_order() -> None:
         (["--compile-for", "z80", "--objects", "{tmp}"], "CPU 'z80' is unknown: give 'all', or some of znver5,znver4,"),
         (["--compile-for", "", "--objects", "{tmp}"], "CPU '' is unknown"),
         (["--compile-for", "all"], "give the folder for them with --objects DIR"),
-        (["--compile-for", "all", "--objects", "{tmp}", "--perch", "x"], "give it with --bundle, without --perch"),
+        (["--compile-for", "all", "--objects", "{tmp}", "--perch", "x"], "makes no bundle, it goes with --objects and"),
+        (["--compile-for", "all", "--objects", "{tmp}", "--precision", "fp32,int8"], "leave out --precision"),
+        (["--info", "{tmp}/bundle", "--objects", "{tmp}"], "--info makes no bundle: leave out --objects"),
         (["--compile-for", "all", "--objects", "{tmp}/file"], "{tmp}/file: is a file, expected a folder"),
+        (["--compile-for", "all", "--objects", "{tmp}/file/o"], "{tmp}/file/o: cannot be made: Not a directory"),
         (["--compile-for", "all", "--objects", "{tmp}/bundle/o"], "{tmp}/bundle/o: lies in the bundle {tmp}/bundle, "),
         (["--compile-for", "all", "--objects", "{tmp}/o", "--bundle", "{tmp}/none"], "{tmp}/none"),
         (["--objects", "{tmp}"], "--objects and --bundle go with --compile-for CPUS"),

@@ -1,0 +1,113 @@
+"""What fills a panel of channels, row by row: the stem's taps, or a block's expansion, each with bias and swish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bce.engine.compiled.emitter import Value
+from bce.engine.compiled.kernels.expand import Expand, expand
+from bce.engine.compiled.layers import Layers, Pointwise
+from bce.engine.compiled.maps import Map
+from bce.engine.compiled.packing import packed, packed_taps, padded
+from bce.engine.compiled.plan import BlockPlan
+from bce.engine.compiled.writer import Writer
+
+WORD = 4
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A product as a kernel that is called for each panel and strip.
+
+    Attributes:
+        kernel: its function.
+        source: where its input's rows begin.
+        weights, bias: of the first panel.
+        step: bytes of a panel's weights.
+        row: bytes from the input of a row to that of the next one.
+        together: rows that the kernel makes at once, of which it takes a count.
+    """
+
+    kernel: str
+    source: Value
+    weights: Value
+    bias: Value
+    step: int
+    row: int
+    together: int
+
+
+def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, target: Map, degree: int) -> Expansion:
+    """The stem as a product of its taps.
+
+    Args:
+        writer: the program.
+        layers: the network.
+        panel, panels: vectors of a panel, and how many there are.
+        target: a map with the stem's rows, for the places of its rows and vectors.
+        degree: of swish's polynomial.
+    """
+    stem, (height, width) = layers.stem, layers.shape
+    top, left, bottom, right = stem.padding
+    wide = (width + left + right) * WORD
+    source = writer.x
+    if any(stem.padding):
+        size = wide * (height + top + bottom)
+        source = writer.s(writer.arena.take(size))
+        writer.fill(source, size)
+        with writer.f.loop(height) as loop:
+            begin = source.at(top * wide + left * WORD).at(loop.index * wide)
+            writer.copy(begin, writer.x.at(loop.index * (width * WORD)), width * WORD)
+    _, out_width = stem.size(height, width)
+    row, vector = target.row, target.vector
+    spec = Expand(
+        0,
+        out_width,
+        panel,
+        "f32",
+        stem.stride * wide,
+        0,
+        row,
+        vector,
+        degree,
+        taps=stem.kernel,
+        stride=stem.stride,
+    )
+    weight = packed_taps(stem.weight, panel, panels, writer.isa)
+    bias = padded(stem.bias, panel * panels * writer.isa.lanes)
+    name = expand(writer.module, writer.isa, spec)
+    return Expansion(name, source, writer.put(weight), writer.put(bias), weight[0].nbytes, stem.stride * wide, 1)
+
+
+def block_expansion(
+    writer: Writer, layer: Pointwise, plan: BlockPlan, source: Map, target: Map, degree: int
+) -> Expansion:
+    """A block's expansion.
+
+    Args:
+        writer: the program.
+        layer: its weights.
+        plan: of the block.
+        source: its input, in the plan's element.
+        target: the panel's buffer.
+        degree: of swish's polynomial.
+    """
+    rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
+    spec = Expand(
+        layer.weight.shape[1],
+        source.width,
+        plan.panel,
+        plan.expand,
+        source.row,
+        source.vector,
+        target.row,
+        target.vector,
+        degree,
+        rows,
+    )
+    weight = packed(layer.weight, plan.expand, plan.panel, writer.isa)
+    bias = padded(layer.bias, plan.vectors * writer.isa.lanes)
+    name = expand(writer.module, writer.isa, spec)
+    place = writer.s(source.place)
+    together = spec.tile_rows(writer.isa)
+    return Expansion(name, place, writer.put(weight), writer.put(bias), weight[0].nbytes, source.row, together)
