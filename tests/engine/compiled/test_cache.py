@@ -79,9 +79,7 @@ def test_a_user_without_a_home(
 
 
 @pytest.mark.parametrize("named", ["", "here"], ids=["nothing", "a relative path"])
-def test_by_default_below_the_home(
-    kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str
-) -> None:
+def test_by_default_below_the_home(kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", named)
     monkeypatch.setenv("HOME", str(tmp_path))
     origin()
