@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +33,7 @@ def openvino() -> Any:
 
 @pytest.fixture(scope="module")
 def bfloat16(openvino: Any) -> None:
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bfloat16 arithmetic")
 
 
@@ -83,6 +85,29 @@ def test_wrong_numbers_are_refused(
     with pytest.raises(BundleError, match=r"off ONNX Runtime's .* run without --backend openvino"):
         Model(small_bundle, backend="openvino", threads=2)
     assert len(calls) == 10
+
+
+SIGNAL_AFTER_TWO = """
+import gc, os, signal, sys
+from bce.engine import Bundle
+from bce.engine.network.model import Model
+
+heard = []
+signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+for _ in range(2):
+    Model(Bundle.load(sys.argv[1]), backend="openvino")
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+print(len(heard))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals here")
+def test_signals_are_survived_after_two_were_freed(openvino: Any, small_bundle: Bundle) -> None:
+    """What becomes of a process whose memory for signals is gone can be seen in another one only."""
+    command = [sys.executable, "-c", SIGNAL_AFTER_TWO, str(small_bundle.path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (found.returncode, found.stdout) == (0, "1\n"), found.stderr
 
 
 def test_a_graph_that_cannot_be_compiled(openvino: Any, small_bundle: Bundle, tmp_path: Path) -> None:
