@@ -60,7 +60,7 @@ def main() -> None:
         check(distance < 1e-4, f"the scores are ONNX Runtime's: at most {distance:.1e} from them")
         check(len(np.unique(scores[:12, 0])) == 12, "and follow the audio")
         check(fallen_back["backend"] == "onnxruntime", "without objects ONNX Runtime runs")
-        reason = "llvmlite 0.43.0 cannot compile the kernels, 0.45 or newer can: make objects elsewhere"
+        reason = "llvmlite 0.43.0 cannot compile the kernels, 0.45 or newer can: make them elsewhere"
         check(sum(reason in line for line in why.splitlines()) == 1, "and one line says why, and what to do")
         check(bool((alone == trusted).all()), "with the same scores to the last bit")
         _, forced, _ = run(folder, "avx2", "--objects", str(only_avx2(objects, folder / "avx2-objects")))
