@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from bce.engine.compiled.emitter import Value
 from bce.engine.compiled.kernels.expand import Expand, expand
+from bce.engine.compiled.kernels.product import WORD
 from bce.engine.compiled.layers import Layers, Pointwise
 from bce.engine.compiled.maps import Map
 from bce.engine.compiled.packing import packed, packed_taps, padded
 from bce.engine.compiled.plan import BlockPlan
 from bce.engine.compiled.writer import Writer
-
-WORD = 4
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def _check_alone(args: argparse.Namespace, option: str, *along: str) -> None:
     """Refuse whatever else is given with an option that does nothing else."""
-    named = {"--" + name.replace("_", "-"): name for name in vars(args)}
-    given = [flag for flag, name in named.items() if getattr(args, name) != parser().get_default(name)]
+    unset = parser()
+    given = ["--" + name.replace("_", "-") for name, value in vars(args).items() if value != unset.get_default(name)]
     if others := [flag for flag in given if flag not in (option, *along)]:
         goes = f", it goes with {' and '.join(along)} only" if along else ""
         raise OptionsError(f"{option} makes no bundle{goes}: leave out {', '.join(others)}")
