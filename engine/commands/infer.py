@@ -192,6 +192,7 @@ def _name_the_bad(report: RunReport) -> None:
 
 def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.geometry import parse_shifts
+    from bce.engine.network.runtimes import PRECISIONS, runs_kernels
     from bce.engine.post.options import PostprocessOptions
     from bce.engine.run.budget import BudgetOptions
     from bce.engine.run.engine import EngineOptions, usable_cpus
@@ -199,9 +200,9 @@ def _options(args: argparse.Namespace) -> RunOptions:
 
     if args.reserve_minutes is not None and args.budget_minutes is None:
         raise OptionsError("--reserve-minutes is a part of a budget: give --budget-minutes, or drop it")
-    if args.objects is not None and (args.backend in ("onnxruntime", "openvino") or args.precision == "int8"):
-        other = "--precision int8" if args.precision == "int8" else f"--backend {args.backend}"
-        raise OptionsError(f"--objects names compiled kernels, which {other} does not run: leave one of them out")
+    if args.objects is not None and args.precision in PRECISIONS and not runs_kernels(args.backend, args.precision):
+        asked = f"--backend {args.backend} --precision {args.precision}"
+        raise OptionsError(f"--objects names compiled kernels, which {asked} does not run: leave --objects out")
     out = args.out
     if out is None and args.features is None:
         out = Path("submission.csv")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from bce.engine.compiled import cache
+from bce.engine import cache
 from bce.engine.compiled.compilation import Code, compile_object, version
 from bce.engine.compiled.object_files import file_name, names_for, object_key, pack, unpack
 from bce.engine.compiled.targets import IsaName, Target, host_target, travelling_targets, why_none

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 
+from bce.engine.cache import KERNELS
 from bce.engine.compiled.compilation import version
 from bce.engine.compiled.targets import Target
 
-SUFFIX = ".kernels"
 _MAGIC = b"bce kernels 1\n"
 _PLATFORM = "x86_64 linux elf"
 
@@ -31,7 +31,7 @@ def object_key(ir: str, target: Target, maker: str = "") -> str:
 
 def file_name(target: Target, precision: str, key: str) -> str:
     """The name of an object file; :func:`names_for` finds it without the key."""
-    return f"{names_for(target, precision)}{key[:32]}{SUFFIX}"
+    return f"{names_for(target, precision)}{key[:32]}{KERNELS}"
 
 
 def names_for(target: Target, precision: str) -> str:

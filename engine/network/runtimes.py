@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError, CompiledError, OptionsError
 from bce.engine.network.backbone import Backbone
@@ -16,7 +11,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import NotTheSameError, check_inputs
 from bce.engine.network.mbconv import NotMbconv, read_layers
 from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
-from bce.engine.results import Features
+from bce.engine.network.reference import reference
 
 PRECISIONS = ("fp32", "int8", "bf16")
 RUNS = {
@@ -37,6 +32,11 @@ def check_backend(backend: str, precision: str) -> None:
     """
     if precision not in RUNS[backend]:
         raise OptionsError(f"the {backend} backend runs {' and '.join(RUNS[backend])}, not {precision}")
+
+
+def runs_kernels(backend: str, precision: str) -> bool:
+    """Whether a backend and a precision may come to compiled kernels."""
+    return backend in ("auto", "compiled") and precision in RUNS["compiled"]
 
 
 def open_backbone(
@@ -92,11 +92,11 @@ def _compiled(bundle: Bundle, precision: str, objects: Path | None, threads: int
         raise NotTheSameError("takes another input than the manifest says", bundle.backbone())
     inputs = check_inputs(bundle)
     if threads == 1:
-        expected = _expected(bundle, inputs)
+        expected = reference(bundle, inputs)
         compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
     else:
         with ThreadPoolExecutor(1) as beside:  # neither waits for the other
-            running = beside.submit(_expected, bundle, inputs)
+            running = beside.submit(reference, bundle, inputs)
             compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
         expected = running.result()
     compiled.check(inputs, expected)
@@ -108,7 +108,7 @@ def _openvino(bundle: Bundle, precision: str, threads: int) -> Backbone:
     from bce.engine.network.openvino_backbone import OpenVinoBackbone
 
     inputs = check_inputs(bundle)
-    expected = _expected(bundle, inputs)
+    expected = reference(bundle, inputs)
     widths = {name: rows.shape[1] for name, rows in expected.items()}
     other = OpenVinoBackbone(bundle.backbone(), bundle.manifest.input, precision, threads, widths)
     try:
@@ -116,19 +116,3 @@ def _openvino(bundle: Bundle, precision: str, threads: int) -> Backbone:
     except NotTheSameError as error:
         raise BundleError(f"{error.reason}: run without --backend openvino", error.path) from error
     return other
-
-
-def _expected(bundle: Bundle, inputs: NDArray[np.float32]) -> Features:
-    """What the bundle's graph gives in ONNX Runtime, whose memory is free again afterwards."""
-    trusted = OnnxRuntimeBackbone(bundle, "fp32")
-    rows = [trusted.run(inputs[place : place + 1]) for place in range(len(inputs))]  # one by one takes least memory
-    expected = dict(zip(trusted.widths, map(np.concatenate, zip(*rows, strict=True)), strict=True))
-    del trusted
-    _give_back()
-    return expected
-
-
-def _give_back() -> None:
-    """Let the system have the memory that was freed: glibc keeps 100 MB of what ONNX Runtime had."""
-    with suppress(OSError, AttributeError):  # other C libraries have no such function
-        ctypes.CDLL(None).malloc_trim(0)

@@ -63,8 +63,14 @@ def test_quiet_says_only_what_went_wrong(
         (["{bundle}", "--out", "x.txt", "{sounds}"], "x.txt: ends in '.txt'"),
         (["{bundle}", "--features", "f.csv", "{sounds}"], "f.csv: features are written as parquet"),
         (["{bundle}", "--precision", "int8", "{sounds}"], "has no int8 backbone"),
-        (["{bundle}", "--objects", ".", "--precision", "int8", "{sounds}"], "which --precision int8 does not run"),
-        (["{bundle}", "--objects", ".", "--backend", "onnxruntime", "{sounds}"], "--backend onnxruntime does not run"),
+        (
+            ["{bundle}", "--objects", ".", "--precision", "int8", "{sounds}"],
+            "which --backend auto --precision int8 does not run",
+        ),
+        (
+            ["{bundle}", "--objects", ".", "--backend", "onnxruntime", "{sounds}"],
+            "--backend onnxruntime --precision fp32 does not run",
+        ),
         (["{bundle}", "--sigma", "-1", "{sounds}"], "sigma is -1"),
         (["{bundle}", "--prior-strength", "0.5", "{sounds}"], "cannot run the prior step"),
         (["{bundle}", "--priors", "no.npz", "{sounds}"], "no.npz"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bce.engine.compiled import cache
+from bce.engine import cache
 from bce.engine.compiled.targets import Target, host_target, why_none
 
 

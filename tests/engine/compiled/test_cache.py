@@ -13,8 +13,7 @@ import llvmlite
 import pytest
 from support.tiny_kernels import SUMS, combine, combining
 
-from bce.engine import files
-from bce.engine.compiled import cache
+from bce.engine import cache, files
 from bce.engine.compiled.compilation import compile_object
 from bce.engine.compiled.loading import load_code
 from bce.engine.compiled.object_files import object_key, pack

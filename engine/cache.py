@@ -1,6 +1,7 @@
-"""The user's cache of object code: files that nobody else can have written, the newest of which are kept.
+"""The user's cache of object code and of the numbers that it is held to: files that nobody else can have written.
 
 Native code runs with all that the user may do. A folder or a file that somebody else owns or may write to is not read.
+The files that were used last are kept.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from bce.engine.compiled.object_files import SUFFIX
 from bce.engine.files import UNFINISHED, cache_folder, write_private
 
-KEPT = 64
+KERNELS, NUMBERS = ".kernels", ".numbers"
+"""How the names of files end."""
+
+KEPT = 128
 """So many files stay: about 20 MB of large networks."""
 
 
@@ -70,7 +73,7 @@ def _strange(path: Path, found: os.stat_result) -> str:
 def _prune(folder: Path) -> None:
     """Keep the files that were used last; what a killed process left of a file goes the same way."""
     found = []
-    ours = (entry for entry in os.scandir(folder) if entry.name.endswith((SUFFIX, UNFINISHED)))
+    ours = (entry for entry in os.scandir(folder) if entry.name.endswith((KERNELS, NUMBERS, UNFINISHED)))
     for entry in ours:
         with suppress(OSError):  # another process removed it
             found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
