@@ -23,7 +23,6 @@ from bce.bench.materials import Work, bundle, describe, model_file, recordings
 from bce.bench.peaks import Peaks
 from bce.bench.stages import Arithmetic, arithmetic, rows
 from bce.engine.audio.recordings import find_recordings
-from bce.engine.compiled.blocks import DEGREES
 from bce.engine.compiled.compilation import Code, compile_object
 from bce.engine.compiled.emitter import ir_for
 from bce.engine.compiled.generate import ENTRY, generate
@@ -189,7 +188,6 @@ def _form(
         rates: see :meth:`bce.bench.peaks.Peaks.measure`.
     """
     counted = arithmetic(layers, precision)
-    peaks = rates | {"swish": rates[f"swish {DEGREES[precision]}"]}
     took = dict(zip(stages, np.diff(seconds, axis=1).T, strict=True))
 
     def part(names: list[str]) -> dict[str, Any]:
@@ -197,7 +195,7 @@ def _form(
         return {
             "ms": 1e3 * float(np.median(sum(took[name] for name in names))),
             "multiplications": of_part.multiplications,
-            "floor_ms": 1e3 * of_part.floor_s(peaks),
+            "floor_ms": 1e3 * of_part.floor_s(rates),
         }
 
     whole = figure(list(1e3 * (seconds[:, -1] - seconds[:, 0])))
@@ -208,7 +206,7 @@ def _form(
         "cpu": target.cpu,
         "figure": whole.to_json(),
         "multiplications": sum(one.multiplications for one in counted.values()),
-        "floor_ms": 1e3 * sum(one.floor_s(peaks) for one in counted.values()),
+        "floor_ms": 1e3 * sum(one.floor_s(rates) for one in counted.values()),
         "rows": [
             {"name": name, "parts": {key: part(names) for key, names in parts.items()}}
             for name, parts in rows(layers, stages).items()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import prod
 
 from bce.engine.compiled.layers import Layers
 from bce.engine.compiled.maps import Element
 from bce.engine.compiled.plan import Precision, elements
+from bce.engine.compiled.swish import swish_for
 
 PARTS = ("expand", "gate", "scale", "project")
 """Of a block, as the generated program names them; the depthwise convolution belongs to the expansion."""
@@ -22,15 +23,18 @@ class Arithmetic:
 
     Attributes:
         f32, bf16: multiply-adds, by what is multiplied.
-        swish: how many activations.
+        exact, rough: activations, by how near they are.
     """
 
     f32: int = 0
     bf16: int = 0
-    swish: int = 0
+    exact: int = 0
+    rough: int = 0
 
     def __add__(self, other: Arithmetic) -> Arithmetic:
-        return Arithmetic(self.f32 + other.f32, self.bf16 + other.bf16, self.swish + other.swish)
+        return Arithmetic(
+            self.f32 + other.f32, self.bf16 + other.bf16, self.exact + other.exact, self.rough + other.rough
+        )
 
     @property
     def multiplications(self) -> int:
@@ -41,10 +45,9 @@ class Arithmetic:
         """Seconds at the machine's peaks, in which nothing is loaded, stored or waited for.
 
         Args:
-            peaks: "f32", "bf16" and "swish", in so many a second; what does not occur need not be there.
+            peaks: of each kind, in so many a second; what does not occur need not be there.
         """
-        counts = {"f32": self.f32, "bf16": self.bf16, "swish": self.swish}
-        return sum(count / peaks[name] for name, count in counts.items() if count)
+        return sum(count / peaks[kind] for kind, count in asdict(self).items() if count)
 
 
 def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
@@ -56,24 +59,25 @@ def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
     found: dict[str, Arithmetic] = {}
     chosen = elements(layers, precision)
     sizes = list(layers.sizes())
-    stem = Arithmetic(layers.stem.weight.size * prod(sizes[0][0]), swish=len(layers.stem.bias) * prod(sizes[0][0]))
+    pixels = prod(sizes[0][0])
+    stem = Arithmetic(layers.stem.weight.size * pixels) + _swishes(len(layers.stem.bias) * pixels, chosen.project[0])
     if layers.blocks[0].expand is not None:
         found["stem"] = stem
     for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, sizes, strict=True)):
         channels = len(block.depthwise.bias)
         pixels_in, pixels = prod(size_in), prod(size_out)
-        made = Arithmetic(block.depthwise.weight.size * pixels, swish=channels * pixels)
+        element = chosen.project[index]
+        made = Arithmetic(block.depthwise.weight.size * pixels) + _swishes(channels * pixels, element)
         if block.expand is not None:
-            made += _product(block.expand.weight.size * pixels_in, chosen.expand[index]) + Arithmetic(
-                swish=channels * pixels_in
-            )
+            made += _product(block.expand.weight.size * pixels_in, chosen.expand[index])
+            made += _swishes(channels * pixels_in, element)
         elif index == 0:
             made += stem
         found[f"{index} expand"] = made
-        found[f"{index} project"] = _product(block.project.weight.size * pixels, chosen.project[index])
+        found[f"{index} project"] = _product(block.project.weight.size * pixels, element)
     if layers.head is not None:
         pixels = prod(sizes[-1][1])
-        activations = Arithmetic(swish=len(layers.head.bias) * pixels)
+        activations = _swishes(len(layers.head.bias) * pixels, chosen.head)
         found["head"] = _product(layers.head.weight.size * pixels, chosen.head) + activations
         if layers.prototypes is not None and any(tap.kind == "label" for tap in layers.taps):
             found["label"] = Arithmetic(layers.prototypes.vectors.size * pixels)
@@ -82,6 +86,10 @@ def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
 
 def _product(multiplications: int, element: Element) -> Arithmetic:
     return Arithmetic(multiplications) if element == "f32" else Arithmetic(bf16=multiplications)
+
+
+def _swishes(count: int, element: Element) -> Arithmetic:
+    return Arithmetic(exact=count) if swish_for(element) == "exact" else Arithmetic(rough=count)
 
 
 def alike(layers: Layers) -> Iterator[range]:

@@ -22,13 +22,11 @@ from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
 from bce.engine.compiled.layers import Block, Layers
-from bce.engine.compiled.maps import Map, vectors_of
+from bce.engine.compiled.maps import Element, Map, vectors_of
 from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, padded
-from bce.engine.compiled.plan import BlockPlan, Precision, panels_of
+from bce.engine.compiled.plan import BlockPlan, panels_of
+from bce.engine.compiled.swish import scaled
 from bce.engine.compiled.writer import Writer
-
-DEGREES: dict[Precision, int] = {"fp32": 2, "bf16": 1}
-"""Of the polynomial in swish: its error stays under that of the products."""
 
 
 class BlockWriter:
@@ -38,15 +36,13 @@ class BlockWriter:
         writer: the program.
         layers: the network.
         plans: of its blocks.
-        precision: of the program.
     """
 
-    def __init__(self, writer: Writer, layers: Layers, plans: Sequence[BlockPlan], precision: Precision) -> None:
+    def __init__(self, writer: Writer, layers: Layers, plans: Sequence[BlockPlan]) -> None:
         self._writer = writer
         self._layers = layers
         self._plans = plans
         self._sizes = list(layers.sizes())
-        self.degree = DEGREES[precision]
         self._copy: Map | None = None
         isa, arena = writer.isa, writer.arena
         vectors = max(plan.vectors for plan in plans)
@@ -111,7 +107,7 @@ class BlockWriter:
         found = replace(found, place=writer.arena.take(found.bytes))
         if not found.flat:
             writer.fill(writer.s(found.place), found.bytes)
-        stem = stem_expansion(writer, layers, panel, panels, found, self.degree)
+        stem = stem_expansion(writer, layers, panel, panels, found, self._plans[0].swish)
         with writer.f.loop(panels) as loop:
             mine, offset = stem.weights.at(loop.index * stem.step), stem.bias.at(loop.index * (panel * isa.bytes))
             target = writer.s(found.origin).at(loop.index * (panel * found.vector))
@@ -124,7 +120,8 @@ class BlockWriter:
         writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
         kept = self._kept(index, self._kept_place)
         writer.fill(writer.s(self._totals), plan.vectors * writer.isa.bytes)
-        weights = writer.put(packed_depthwise(block.depthwise.weight, block.depthwise.bias, plan.vectors, writer.isa))
+        weight, bias = (scaled(values, plan.swish) for values in (block.depthwise.weight, block.depthwise.bias))
+        weights = writer.put(packed_depthwise(weight, bias, plan.vectors, writer.isa))
         if plan.rows:
             self._expanded(index, x, kept, weights)
         else:
@@ -141,7 +138,7 @@ class BlockWriter:
         writer.mark(f"{index} project")
         return found
 
-    def last(self, element: str) -> Map:
+    def last(self, element: Element) -> Map:
         """The last block's output, for a product of that element."""
         if element == "bf16":
             assert self._copy is not None
@@ -163,7 +160,7 @@ class BlockWriter:
             vector,
             kept.vector,
             kept.element,
-            self.degree,
+            plan.swish,
         )
 
     def _expanded(self, index: int, x: Map | None, kept: Map, taps: Value) -> None:
@@ -173,11 +170,11 @@ class BlockWriter:
         top, left, _, _ = block.depthwise.padding
         buffer = self._buffer(index, self._buffer_place)
         if block.expand is None:
-            rows = stem_expansion(writer, self._layers, plan.panel, plan.panels, buffer, self.degree)
+            rows = stem_expansion(writer, self._layers, plan.panel, plan.panels, buffer, plan.swish)
         else:
             source = self._copy if plan.expand == "bf16" else x
             assert source is not None
-            rows = block_expansion(writer, block.expand, plan, source, buffer, self.degree)
+            rows = block_expansion(writer, block.expand, plan, source, buffer, plan.swish)
         spec = self._depthwise_spec(index, buffer, kept)
         convolve, high = depthwise(writer.module, isa, spec), spec.tile(isa)[0]
         start = writer.s(buffer.place)
@@ -216,17 +213,17 @@ class BlockWriter:
         hidden = len(block.gate.reduce.bias)
         expanded = len(block.gate.expand.bias)
         reduce = np.zeros((channels, squeezed * isa.lanes), np.float32)
-        reduce[:expanded, :hidden] = block.gate.reduce.weight.T / np.float32(kept.pixels)
+        reduce[:expanded, :hidden] = scaled(block.gate.reduce.weight.T, "exact") / np.float32(kept.pixels)
         widen = np.zeros((hidden, channels), np.float32)
-        widen[:, :expanded] = block.gate.expand.weight.T
+        widen[:, :expanded] = scaled(block.gate.expand.weight.T, "exact")
         together = min(GROUP, kept.vectors) * isa.lanes
         writer.f.call(
             gate(writer.module, isa, Squeeze(kept.vectors, squeezed, hidden)),
             writer.s(self._totals),
             writer.put(reduce),
-            writer.put(padded(block.gate.reduce.bias, squeezed * isa.lanes)),
+            writer.put(padded(scaled(block.gate.reduce.bias, "exact"), squeezed * isa.lanes)),
             writer.put(np.stack([widen[:, first * isa.lanes :][:, :together] for first in groups(kept.vectors)])),
-            writer.put(padded(block.gate.expand.bias, channels)),
+            writer.put(padded(scaled(block.gate.expand.bias, "exact"), channels)),
             writer.s(self._hidden),
             writer.s(self._factors),
         )

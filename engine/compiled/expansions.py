@@ -11,6 +11,7 @@ from bce.engine.compiled.layers import Layers, Pointwise
 from bce.engine.compiled.maps import Map
 from bce.engine.compiled.packing import packed, packed_taps, padded
 from bce.engine.compiled.plan import BlockPlan
+from bce.engine.compiled.swish import Swish, scaled
 from bce.engine.compiled.writer import Writer
 
 
@@ -36,7 +37,7 @@ class Expansion:
     together: int
 
 
-def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, target: Map, degree: int) -> Expansion:
+def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, target: Map, swish: Swish) -> Expansion:
     """The stem as a product of its taps.
 
     Args:
@@ -44,7 +45,7 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
         layers: the network.
         panel, panels: vectors of a panel, and how many there are.
         target: a map with the stem's rows, for the places of its rows and vectors.
-        degree: of swish's polynomial.
+        swish: how near.
     """
     stem, (height, width) = layers.stem, layers.shape
     top, left, bottom, right = stem.padding
@@ -68,18 +69,18 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
         0,
         row,
         vector,
-        degree,
+        swish,
         taps=stem.kernel,
         stride=stem.stride,
     )
-    weight = packed_taps(stem.weight, panel, panels, writer.isa)
-    bias = padded(stem.bias, panel * panels * writer.isa.lanes)
+    weight = packed_taps(scaled(stem.weight, swish), panel, panels, writer.isa)
+    bias = padded(scaled(stem.bias, swish), panel * panels * writer.isa.lanes)
     name = expand(writer.module, writer.isa, spec)
     return Expansion(name, source, writer.put(weight), writer.put(bias), weight[0].nbytes, stem.stride * wide, 1)
 
 
 def block_expansion(
-    writer: Writer, layer: Pointwise, plan: BlockPlan, source: Map, target: Map, degree: int
+    writer: Writer, layer: Pointwise, plan: BlockPlan, source: Map, target: Map, swish: Swish
 ) -> Expansion:
     """A block's expansion.
 
@@ -89,7 +90,7 @@ def block_expansion(
         plan: of the block.
         source: its input, in the plan's element.
         target: the panel's buffer.
-        degree: of swish's polynomial.
+        swish: how near.
     """
     rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
     spec = Expand(
@@ -101,11 +102,11 @@ def block_expansion(
         source.vector,
         target.row,
         target.vector,
-        degree,
+        swish,
         rows,
     )
-    weight = packed(layer.weight, plan.expand, plan.panel, writer.isa)
-    bias = padded(layer.bias, plan.vectors * writer.isa.lanes)
+    weight = packed(scaled(layer.weight, swish), plan.expand, plan.panel, writer.isa)
+    bias = padded(scaled(layer.bias, swish), plan.vectors * writer.isa.lanes)
     name = expand(writer.module, writer.isa, spec)
     place = writer.s(source.place)
     together = spec.tile_rows(writer.isa)

@@ -17,9 +17,10 @@ from bce.engine.compiled.kernels.expand import Expand, expand
 from bce.engine.compiled.kernels.pool import Lengths, Mean, Nearest, lengths, mean, nearest
 from bce.engine.compiled.lanes import Isa
 from bce.engine.compiled.layers import Layers, Prototypes
-from bce.engine.compiled.maps import Map, vectors_of
+from bce.engine.compiled.maps import Element, Map, vectors_of
 from bce.engine.compiled.packing import Weights, packed, padded
 from bce.engine.compiled.plan import Precision, elements, panels_of, plan_blocks
+from bce.engine.compiled.swish import scaled, swish_for
 from bce.engine.compiled.writer import ENTRY, Writer
 
 __all__ = ["ENTRY", "Output", "Program", "generate"]
@@ -107,7 +108,7 @@ def generate(layers: Layers, precision: Precision, isa: Isa, *, clock: bool = Fa
     chosen = elements(layers, precision)
     plans = plan_blocks(layers, chosen, isa)
     writer = Writer(isa, clock)
-    blocks = BlockWriter(writer, layers, plans, precision)
+    blocks = BlockWriter(writer, layers, plans)
     outputs: dict[str, Output] = {}
     found = blocks.stem()
     for index, block in enumerate(layers.blocks):
@@ -148,15 +149,15 @@ def _tapped(writer: Writer, name: str, found: Map, channels: int, pooled: bool) 
     return Output(name, place, (found.vectors, found.pixels, isa.lanes), channels, size)
 
 
-def _head(writer: Writer, layers: Layers, blocks: BlockWriter, element: str) -> Map:
+def _head(writer: Writer, layers: Layers, blocks: BlockWriter, element: Element) -> Map:
     """The head's convolution with its swish, as one flat map."""
     assert layers.head is not None
     isa, source = writer.isa, blocks.last(element)
-    channels = layers.head.weight.shape[1]
+    channels, swish = layers.head.weight.shape[1], swish_for(element)
     panel, panels = panels_of(vectors_of(len(layers.head.bias), isa))
     place = writer.arena.take(panel * panels * source.pixels * isa.bytes)
     spatial = Map(place, panel * panels, source.height, source.width, "f32", isa)
-    weight = packed(layers.head.weight, source.element, panel, isa)
+    weight = packed(scaled(layers.head.weight, swish), source.element, panel, isa)
     spec = Expand(
         channels,
         source.pixels,
@@ -166,11 +167,14 @@ def _head(writer: Writer, layers: Layers, blocks: BlockWriter, element: str) -> 
         source.vector,
         0,
         spatial.vector,
-        blocks.degree,
+        swish,
         rows=1,
     )
     name = expand(writer.module, isa, spec)
-    weights, bias = writer.put(weight), writer.put(padded(layers.head.bias, spatial.vectors * isa.lanes))
+    weights, bias = (
+        writer.put(weight),
+        writer.put(padded(scaled(layers.head.bias, swish), spatial.vectors * isa.lanes)),
+    )
     with writer.f.loop(panels) as loop:
         writer.f.call(
             name,

@@ -11,6 +11,7 @@ from typing import Literal
 from bce.engine.compiled.lanes import Isa
 from bce.engine.compiled.layers import Block, Layers, Padding, Spatial
 from bce.engine.compiled.maps import Element, vectors_of
+from bce.engine.compiled.swish import Swish, swish_for
 
 Precision = Literal["fp32", "bf16"]
 
@@ -99,6 +100,11 @@ class BlockPlan:
     def out_vectors(self) -> int:
         """Vectors of the output channels."""
         return self.project_panel * self.project_panels
+
+    @property
+    def swish(self) -> Swish:
+        """How near its activations are: their error stays under that of the products."""
+        return swish_for(self.kept)
 
     @property
     def whole(self) -> bool:

@@ -59,7 +59,7 @@ KERNELS = HEAD | {
     "peaks": [
         {"isa": "avx2", "name": "cycles", "rate": entry(4e9)},
         {"isa": "avx2", "name": "f32", "rate": entry(64e9)},
-        {"isa": "avx2", "name": "swish 2", "rate": entry(4e9)},
+        {"isa": "avx2", "name": "exact", "rate": entry(4e9)},
     ],
     "forms": [
         {

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bce.engine.compiled.compilation import Code, compile_object
 from bce.engine.compiled.emitter import Module, ir_for
 from bce.engine.compiled.lanes import ISAS, Isa
+from bce.engine.compiled.swish import Swish
 from bce.engine.compiled.targets import Target
 
 Write = Callable[[Module, Isa, Any], str]
@@ -165,8 +166,13 @@ def swish(x: NDArray[Any]) -> NDArray[Any]:
     return x * sigmoid(x)
 
 
-def exp_limit(x: NDArray[Any], degree: int, lanes: int) -> NDArray[Any]:
-    """The largest relative error of exp(-x), and so of sigmoid and swish.
+def scaled_sums(x: NDArray[Any], swish: Swish) -> NDArray[np.float32]:
+    """Sums as an activation gets them; the scale is that of the definition, not of the engine."""
+    return (np.asarray(x, np.float64) * {"exact": -np.log2(np.e), "rough": 0.5}[swish]).astype(np.float32)
+
+
+def exp_limit(x: NDArray[Any], lanes: int, degree: int = 2) -> NDArray[Any]:
+    """The largest relative error of an exact sigmoid or swish, which is that of exp(-x).
 
     That of the polynomial nearest to 2^r for |r| <= 1 / (2 lanes), of log2(e) in float32 times x, and of six roundings;
     with 8 lanes the polynomial has one degree more.
@@ -177,9 +183,17 @@ def exp_limit(x: NDArray[Any], degree: int, lanes: int) -> NDArray[Any]:
     return 1.05 * polynomial + 2 * EPSILON * np.abs(x) + 6 * EPSILON
 
 
-def swish_limit(x: NDArray[Any], degree: int, lanes: int) -> NDArray[Any]:
-    """The largest error of a swish; numbers that float32 does not hold may be missing."""
-    return exp_limit(x, degree, lanes) * np.abs(swish(x)) + 1e-34
+def swish_limit(x: NDArray[Any], kind: Swish, lanes: int) -> NDArray[Any]:
+    """The largest error of a swish; numbers that float32 does not hold may be missing.
+
+    A rough one is (x + |x| t) / 2 with lines in place of t = tanh(|x| / 2), over segments of 1/4: half of a chord's
+    error, whose second derivative is 0.1925 at most, and a few roundings of |x|. Behind 7.6, t is 1.
+    """
+    if kind == "exact":
+        return exp_limit(x, lanes) * np.abs(swish(x)) + 1e-34
+    size = np.abs(x)
+    lines = 0.1925 * 0.25**2 / 16
+    return 1.01 * size * (np.where(size < 7.6, lines / 2, np.exp(-size)) + 4 * EPSILON)
 
 
 def sum_limit(terms: int, magnitude: NDArray[Any]) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from bce.engine.compiled.emitter import Function, Module, Value
 from bce.engine.compiled.kernels.naming import name_of
 from bce.engine.compiled.lanes import AVX512, Isa, Lanes
 from bce.engine.compiled.maps import SIZES, Element
+from bce.engine.compiled.swish import Swish, swish_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Depthwise:
         row_in, vector_in: strides of the input, float32 with zeros around.
         vector_out: stride of the output, whose rows follow each other.
         element: of the output.
-        degree: of the polynomial in swish.
+        swish: how near.
     """
 
     kernel: int
@@ -42,7 +43,7 @@ class Depthwise:
     vector_in: int
     vector_out: int
     element: Element
-    degree: int
+    swish: Swish
 
     def tile(self, isa: Isa) -> tuple[int, int]:
         """(rows, pixels of a row) of a tile: as many sums as there are registers for."""
@@ -53,7 +54,10 @@ class Depthwise:
 
 
 def depthwise(module: Module, isa: Isa, spec: Depthwise) -> str:
-    """Write the kernel: (x, weights, out, count of tile rows, totals); weights are [vector][kernel^2 taps, bias]."""
+    """Write the kernel: (x, weights, out, count of tile rows, totals); weights are [vector][kernel^2 taps, bias].
+
+    They are scaled for the swish.
+    """
     name = name_of(spec)
     if name in module.functions:
         return name
@@ -72,7 +76,7 @@ def depthwise(module: Module, isa: Isa, spec: Depthwise) -> str:
 
         def tile(first: Value | int, row_in: Value, row_out: Value, sofar: Value, last: Value | None) -> Value:
             sums = _convolved(lanes, spec, high, wide, row_in.at(first * (isa.bytes * spec.stride)), mine)
-            done = [lanes.swish(value, spec.degree) for value in sums]
+            done = [swish_of(lanes, value, spec.swish) for value in sums]
             target = row_out.at(first * pixel_out)
             for n, value in enumerate(done):
                 down, across = divmod(n, wide)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from bce.engine.compiled.emitter import Function, Module
 from bce.engine.compiled.kernels.naming import name_of
 from bce.engine.compiled.lanes import AVX512, Isa, Lanes
+from bce.engine.compiled.swish import gate_sigmoid, gate_swish
 
-DEGREE = 3
-"""Of the polynomial in swish and sigmoid: a gate's error goes into a whole channel, and there are few of them."""
 GROUP = 8
 """Vectors of gates that are computed together."""
 AHEAD = 2048
@@ -38,7 +37,7 @@ def gate(module: Module, isa: Isa, spec: Squeeze) -> str:
     """Write the kernel: (sums, reduce, its bias, expand, its bias, hidden, gate).
 
     ``reduce`` is [channels][squeezed vectors], with 1 / pixels inside; ``expand`` is
-    [group][hidden][vectors of it], the groups those of :func:`groups`.
+    [group][hidden][vectors of it], the groups those of :func:`groups`. All four are scaled for an exact activation.
     """
     name = name_of(spec)
     if name in module.functions:
@@ -67,7 +66,7 @@ def gate(module: Module, isa: Isa, spec: Squeeze) -> str:
             loop.carry(values)
         for n, j in enumerate(group):
             total = lanes.sum([loop.values[channel * len(group) + n] for channel in range(together)])
-            lanes.store(hidden.at(j * isa.bytes), lanes.swish(total, DEGREE))
+            lanes.store(hidden.at(j * isa.bytes), gate_swish(lanes, total))
 
     starts = groups(spec.vectors)
     wide = min(GROUP, spec.vectors)
@@ -84,7 +83,7 @@ def gate(module: Module, isa: Isa, spec: Squeeze) -> str:
                 lanes.prefetch(rows.at(j * isa.bytes + AHEAD))
             loop.carry(values)
         for j, value in enumerate(loop.values):
-            lanes.store(out.at(place, j * isa.bytes), lanes.sigmoid(value, DEGREE))
+            lanes.store(out.at(place, j * isa.bytes), gate_sigmoid(lanes, value))
     f.done()
     return name
 

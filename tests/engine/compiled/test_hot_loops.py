@@ -21,6 +21,7 @@ from bce.engine.compiled.kernels.gate import Squeeze, gate
 from bce.engine.compiled.kernels.pool import Nearest, nearest
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.lanes import ISAS
+from bce.engine.compiled.swish import swish_for
 from bce.engine.compiled.targets import TRAVELLING, Target
 
 WIDE, NARROW = TRAVELLING["znver4"], TRAVELLING["haswell"]
@@ -56,9 +57,11 @@ PRODUCTS = [(WIDE, "f32"), (WIDE, "bf16"), (NARROW, "f32")]
 @pytest.mark.parametrize(("channels", "width", "height"), [(32, 32, 125), (48, 16, 63), (136, 8, 32), (384, 4, 16)])
 def test_expansions(target: Target, element: Any, channels: int, width: int, height: int) -> None:
     """Panels of three vectors, and of two."""
-    size = pixel(target, element)
+    size, near = pixel(target, element), swish_for(element)
     for panel in (3, 2):
-        spec = Expand(channels, width, panel, element, width * size, width * height * size, 2048, 99968, 2, rows=height)
+        spec = Expand(
+            channels, width, panel, element, width * size, width * height * size, 2048, 99968, near, rows=height
+        )
         loops = loops_of(target, expand, spec)
         assert max(arithmetic(loop) for loop in loops) >= panel * min(width, ISAS[target.isa].pixels[panel]) * 8
         assert not any(spills(loop) for loop in loops)
@@ -97,7 +100,7 @@ def test_depthwise(target: Target, kernel: int, stride: int, width: int, even: b
     """A whole tile with its swish is one pass of the innermost loop: sums, weights and constants are many."""
     floats = ISAS[target.isa].bytes
     row = ((width - 1) * stride + kernel) * floats
-    spec = Depthwise(kernel, stride, width, even, 3, row, 99 * row, 64 * width * floats, "f32", 2)
+    spec = Depthwise(kernel, stride, width, even, 3, row, 99 * row, 64 * width * floats, "f32", "exact")
     (tile,) = (loop for loop in loops_of(target, depthwise, spec) if arithmetic(loop) > 50)
     assert len(spills(tile)) < SOME * len(tile)
 
@@ -106,7 +109,7 @@ def test_depthwise(target: Target, kernel: int, stride: int, width: int, even: b
 def test_stems(target: Target) -> None:
     """The same."""
     floats = ISAS[target.isa].bytes
-    spec = Expand(0, 63, 3, "f32", 1024, 0, 65 * floats, 64 * 65 * floats, 2, taps=3, stride=2)
+    spec = Expand(0, 63, 3, "f32", 1024, 0, 65 * floats, 64 * 65 * floats, "exact", taps=3, stride=2)
     (tile,) = (loop for loop in loops_of(target, expand, spec) if arithmetic(loop) > 50)
     assert len(spills(tile)) < SOME * len(tile)
 

@@ -13,13 +13,13 @@ from support.kernel_calls import (
     from_bits,
     lanes_of,
     of_map,
+    scaled_sums,
     sigmoid,
     sum_limit,
     swish,
-    swish_limit,
 )
 
-from bce.engine.compiled.kernels.gate import DEGREE, Squeeze, gate
+from bce.engine.compiled.kernels.gate import Squeeze, gate
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
 from bce.engine.compiled.lanes import ISAS
 from bce.engine.compiled.packing import packed, packed_apart, padded
@@ -43,11 +43,11 @@ def test_gate(target: Target, vectors: int, hidden: int, scale: float, seed: int
     reduce = (rng.standard_normal((hidden, channels)) / np.sqrt(channels)).astype(np.float32)
     expand = (scale * rng.standard_normal((channels, hidden)) / np.sqrt(hidden)).astype(np.float32)
     biases = [rng.standard_normal(size).astype(np.float32) for size in (hidden, channels)]
-    spare = np.pad(reduce.T, ((0, 0), (0, squeezed * lanes - hidden)))
+    spare = np.pad(scaled_sums(reduce.T, "exact"), ((0, 0), (0, squeezed * lanes - hidden)))
     # groups of eight vectors; the last begins earlier where it is not full
     wide = min(8, vectors)
     firsts = [min(first, vectors - wide) * lanes for first in range(0, vectors, 8)]
-    grouped = np.stack([expand.T[:, first : first + wide * lanes] for first in firsts])
+    grouped = np.stack([scaled_sums(expand.T, "exact")[:, first : first + wide * lanes] for first in firsts])
     found = np.full(channels, np.nan, np.float32)
     inside = np.full(squeezed * lanes, np.nan, np.float32)
     call(
@@ -56,22 +56,22 @@ def test_gate(target: Target, vectors: int, hidden: int, scale: float, seed: int
         Squeeze(vectors, squeezed, hidden),
         sums,
         spare,
-        padded(biases[0], squeezed * lanes),
+        padded(scaled_sums(biases[0], "exact"), squeezed * lanes),
         grouped,
-        biases[1],
+        scaled_sums(biases[1], "exact"),
         inside,
         found,
     )
     before = reduce.astype(np.float64) @ sums + biases[0]
     magnitude = np.abs(reduce) @ np.abs(sums).astype(np.float64) + np.abs(biases[0])
     wanted = swish(before)
-    limit = 1.1 * sum_limit(channels, magnitude) + swish_limit(before, DEGREE, lanes)
+    limit = 1.1 * sum_limit(channels, magnitude) + exp_limit(before, lanes, 3) * np.abs(wanted) + 1e-34
     assert (np.abs(inside[:hidden] - wanted) <= limit).all()
     assert not inside[hidden:].any()
     before = expand.astype(np.float64) @ wanted + biases[1]
     magnitude = np.abs(expand) @ np.abs(wanted) + np.abs(biases[1])
     off = sum_limit(hidden, magnitude) + np.abs(expand) @ limit
-    assert (np.abs(found - sigmoid(before)) <= off / 4 + exp_limit(before, DEGREE, lanes) * sigmoid(before)).all()
+    assert (np.abs(found - sigmoid(before)) <= off / 4 + exp_limit(before, lanes, 3) * sigmoid(before)).all()
 
 
 @settings(max_examples=8, deadline=None)
