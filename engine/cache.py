@@ -19,11 +19,16 @@ KERNELS, NUMBERS = ".kernels", ".numbers"
 """How the names of files end."""
 
 KEPT = 128
-"""So many files stay: about 20 MB of large networks."""
+"""So many files stay: about 25 MB of large networks."""
+
+_KNOWS_OWNERS = hasattr(os, "geteuid")
+"""Whether the system says whose a file is: on Windows nothing is kept."""
 
 
 def read(name: str) -> bytes | None:
     """A file of the cache; None where it cannot be had, or others can have written it."""
+    if not _KNOWS_OWNERS:
+        return None
     try:
         folder = cache_folder("kernels")
         path = folder / name
@@ -40,6 +45,8 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, content: bytes) -> None:
     """Put a file into the cache and remove the oldest ones; where that cannot be done, only say so."""
+    if not _KNOWS_OWNERS:
+        return
     folder = None
     try:
         folder = cache_folder("kernels")
@@ -84,4 +91,4 @@ def _prune(folder: Path) -> None:
 
 @cache
 def _say_once(reason: str) -> None:
-    logging.getLogger(__name__).warning("kernels are compiled at every start, which takes seconds: %s", reason)
+    logging.getLogger(__name__).warning("nothing is kept for the next start, which takes seconds more: %s", reason)

@@ -1,5 +1,5 @@
 """The two vector forms of the generator, and arithmetic on their vectors: everything that differs between AVX-512 and
-AVX2 is here."""
+AVX2 is here and in :mod:`bce.engine.compiled.swish`."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from bce.engine.errors import BundleError, CompiledError, OptionsError
 from bce.engine.network.backbone import Backbone
 from bce.engine.network.bundle import Bundle
@@ -99,7 +101,13 @@ def _compiled(bundle: Bundle, precision: str, objects: Path | None, threads: int
             running = beside.submit(reference, bundle, inputs)
             compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
         expected = running.result()
-    compiled.check(inputs, expected)
+    try:
+        compiled.check(inputs, expected)
+    except NotTheSameError:
+        now = reference(bundle, inputs, anew=True)
+        if all(np.array_equal(now[name], expected[name]) for name in now):
+            raise
+        compiled.check(inputs, now)  # what was kept is not what ONNX Runtime gives here
     return compiled
 
 

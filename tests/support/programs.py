@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[int, Callable[[Layers], object]]] = {
     "no expansion at first": (2, lambda n: n.blocks[0].expand is None and not n.blocks[0].residual),
     "no expansion at first, added to": (2, lambda n: n.blocks[0].expand is None and n.blocks[0].residual),
     "no expansion later": (3, lambda n: n.blocks[0].expand is not None and n.blocks[1].expand is None),
+    "no expansion at last": (4, lambda n: n.blocks[3].expand is None),
     "padded stem": (
         1,
         lambda n: any(n.stem.padding) and n.blocks[0].expand is None and n.blocks[0].depthwise.kernel > 3,

@@ -34,7 +34,7 @@ def origin() -> str:
 
 def said(caplog: pytest.LogCaptureFixture) -> str:
     (message,) = caplog.messages
-    begin = "kernels are compiled at every start, which takes seconds: "
+    begin = "nothing is kept for the next start, which takes seconds more: "
     assert message.startswith(begin)
     return message.removeprefix(begin)
 

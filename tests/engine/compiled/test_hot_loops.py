@@ -92,15 +92,15 @@ def test_gates_and_prototypes(target: Target) -> None:
     assert not any(spills(loop) for loop in loops)
 
 
-@pytest.mark.parametrize("target", [WIDE, NARROW], ids=["avx512", "avx2"])
+@pytest.mark.parametrize(("target", "element"), PRODUCTS, ids=["avx512", "avx512 bf16", "avx2"])
 @pytest.mark.parametrize(
     ("kernel", "stride", "width", "even"), [(3, 1, 63, False), (3, 2, 32, False), (5, 1, 16, False), (5, 2, 4, True)]
 )
-def test_depthwise(target: Target, kernel: int, stride: int, width: int, even: bool) -> None:
+def test_depthwise(target: Target, element: Any, kernel: int, stride: int, width: int, even: bool) -> None:
     """A whole tile with its swish is one pass of the innermost loop: sums, weights and constants are many."""
     floats = ISAS[target.isa].bytes
     row = ((width - 1) * stride + kernel) * floats
-    spec = Depthwise(kernel, stride, width, even, 3, row, 99 * row, 64 * width * floats, "f32", "exact")
+    spec = Depthwise(kernel, stride, width, even, 3, row, 99 * row, 64 * width * floats, element, swish_for(element))
     (tile,) = (loop for loop in loops_of(target, depthwise, spec) if arithmetic(loop) > 50)
     assert len(spills(tile)) < SOME * len(tile)
 

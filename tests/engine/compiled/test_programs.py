@@ -48,7 +48,7 @@ def test_exact(target: Target, kind: str) -> None:
     assert_right(network(kind), running(kind, "fp32", target), "fp32")
 
 
-@pytest.mark.parametrize("kind", ["maps", "deep"])
+@pytest.mark.parametrize("kind", ["maps", "deep", "no expansion at last"])
 def test_bfloat16(target: Target, kind: str) -> None:
     """Near, but not as near as float32 is."""
     if not target.bf16:

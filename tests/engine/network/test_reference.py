@@ -99,7 +99,7 @@ def test_a_damaged_file_is_replaced(bundle: Bundle, kept: Path, place: int, flip
     assert file.read_bytes() == whole
 
 
-def test_a_file_of_another_graph_is_replaced(bundle: Bundle, kept: Path) -> None:
+def test_a_file_of_other_numbers_is_replaced(bundle: Bundle, kept: Path) -> None:
     inputs = check_inputs(bundle)
     reference(bundle, inputs)
     (file,) = kept.iterdir()
@@ -107,6 +107,13 @@ def test_a_file_of_another_graph_is_replaced(bundle: Bundle, kept: Path) -> None
     (other,) = set(kept.iterdir()) - {file}
     other.replace(file)
     assert right(reference(bundle, inputs), bundle)
+
+
+def test_of_a_graph_that_was_replaced_nothing_is_kept(bundle: Bundle, kept: Path) -> None:
+    graph = bundle.backbone()
+    graph.write_bytes(graph.read_bytes() + b"\x72\x00")  # another field of metadata, which says nothing
+    assert right(reference(bundle, check_inputs(bundle)), bundle)
+    assert not kept.exists()
 
 
 def test_a_file_that_others_can_write_is_replaced(bundle: Bundle, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,21 @@ def test_onnx_runtimes_memory_is_given_back_after_the_check(
     assert fallen.form.isa is None
 
 
+def test_wrong_numbers_of_an_earlier_start_are_computed_anew(
+    kernels: Kernels, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Right kernels are not refused for them; wrong kernels are still, also where they are right the next time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pack = reference._pack
+    with monkeypatch.context() as patched:
+        patched.setattr(reference, "_pack", lambda numbers, key: pack({n: 2 * v for n, v in numbers.items()}, key))
+        assert Model(bundle).form.isa is not None
+    assert Model(bundle).form.isa is not None
+    assert Model(bundle).form.isa is not None
+    kernels.spoil = only_at(1, np.nan)
+    assert Model(bundle).form.isa is None
+
+
 def test_a_run_says_what_ran_on_the_screen_and_in_all_it_writes(
     kernels: Kernels, bundle: Bundle, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
