@@ -120,8 +120,8 @@ class BlockWriter:
         writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
         kept = self._kept(index, self._kept_place)
         writer.fill(writer.s(self._totals), plan.vectors * writer.isa.bytes)
-        weight, bias = (scaled(values, plan.swish) for values in (block.depthwise.weight, block.depthwise.bias))
-        weights = writer.put(packed_depthwise(weight, bias, plan.vectors, writer.isa))
+        layer = scaled(block.depthwise, plan.swish)
+        weights = writer.put(packed_depthwise(layer.weight, layer.bias, plan.vectors, writer.isa))
         if plan.rows:
             self._expanded(index, x, kept, weights)
         else:
@@ -174,7 +174,7 @@ class BlockWriter:
         else:
             source = self._copy if plan.expand == "bf16" else x
             assert source is not None
-            rows = block_expansion(writer, block.expand, plan, source, buffer, plan.swish)
+            rows = block_expansion(writer, block.expand, plan, source, buffer)
         spec = self._depthwise_spec(index, buffer, kept)
         convolve, high = depthwise(writer.module, isa, spec), spec.tile(isa)[0]
         start = writer.s(buffer.place)
@@ -210,20 +210,20 @@ class BlockWriter:
         """The gate's factors out of the sums."""
         writer, isa = self._writer, self._writer.isa
         squeezed, channels = self._squeezed(index), kept.vectors * isa.lanes
-        hidden = len(block.gate.reduce.bias)
-        expanded = len(block.gate.expand.bias)
+        reducing, widening = scaled(block.gate.reduce, "exact"), scaled(block.gate.expand, "exact")
+        hidden, expanded = len(reducing.bias), len(widening.bias)
         reduce = np.zeros((channels, squeezed * isa.lanes), np.float32)
-        reduce[:expanded, :hidden] = scaled(block.gate.reduce.weight.T, "exact") / np.float32(kept.pixels)
+        reduce[:expanded, :hidden] = reducing.weight.T / np.float32(kept.pixels)
         widen = np.zeros((hidden, channels), np.float32)
-        widen[:, :expanded] = scaled(block.gate.expand.weight.T, "exact")
+        widen[:, :expanded] = widening.weight.T
         together = min(GROUP, kept.vectors) * isa.lanes
         writer.f.call(
             gate(writer.module, isa, Squeeze(kept.vectors, squeezed, hidden)),
             writer.s(self._totals),
             writer.put(reduce),
-            writer.put(padded(scaled(block.gate.reduce.bias, "exact"), squeezed * isa.lanes)),
+            writer.put(padded(reducing.bias, squeezed * isa.lanes)),
             writer.put(np.stack([widen[:, first * isa.lanes :][:, :together] for first in groups(kept.vectors)])),
-            writer.put(padded(scaled(block.gate.expand.bias, "exact"), channels)),
+            writer.put(padded(widening.bias, channels)),
             writer.s(self._hidden),
             writer.s(self._factors),
         )

@@ -47,7 +47,7 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
         target: a map with the stem's rows, for the places of its rows and vectors.
         swish: how near.
     """
-    stem, (height, width) = layers.stem, layers.shape
+    stem, (height, width) = scaled(layers.stem, swish), layers.shape
     top, left, bottom, right = stem.padding
     wide = (width + left + right) * WORD
     source = writer.x
@@ -73,15 +73,13 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
         taps=stem.kernel,
         stride=stem.stride,
     )
-    weight = packed_taps(scaled(stem.weight, swish), panel, panels, writer.isa)
-    bias = padded(scaled(stem.bias, swish), panel * panels * writer.isa.lanes)
+    weight = packed_taps(stem.weight, panel, panels, writer.isa)
+    bias = padded(stem.bias, panel * panels * writer.isa.lanes)
     name = expand(writer.module, writer.isa, spec)
     return Expansion(name, source, writer.put(weight), writer.put(bias), weight[0].nbytes, stem.stride * wide, 1)
 
 
-def block_expansion(
-    writer: Writer, layer: Pointwise, plan: BlockPlan, source: Map, target: Map, swish: Swish
-) -> Expansion:
+def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, source: Map, target: Map) -> Expansion:
     """A block's expansion.
 
     Args:
@@ -90,8 +88,8 @@ def block_expansion(
         plan: of the block.
         source: its input, in the plan's element.
         target: the panel's buffer.
-        swish: how near.
     """
+    layer = scaled(layer, plan.swish)
     rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
     spec = Expand(
         layer.weight.shape[1],
@@ -102,11 +100,11 @@ def block_expansion(
         source.vector,
         target.row,
         target.vector,
-        swish,
+        plan.swish,
         rows,
     )
-    weight = packed(scaled(layer.weight, swish), plan.expand, plan.panel, writer.isa)
-    bias = padded(scaled(layer.bias, swish), plan.vectors * writer.isa.lanes)
+    weight = packed(layer.weight, plan.expand, plan.panel, writer.isa)
+    bias = padded(layer.bias, plan.vectors * writer.isa.lanes)
     name = expand(writer.module, writer.isa, spec)
     place = writer.s(source.place)
     together = spec.tile_rows(writer.isa)

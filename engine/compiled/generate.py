@@ -153,11 +153,13 @@ def _head(writer: Writer, layers: Layers, blocks: BlockWriter, element: Element)
     """The head's convolution with its swish, as one flat map."""
     assert layers.head is not None
     isa, source = writer.isa, blocks.last(element)
-    channels, swish = layers.head.weight.shape[1], swish_for(element)
-    panel, panels = panels_of(vectors_of(len(layers.head.bias), isa))
+    swish = swish_for(element)
+    head = scaled(layers.head, swish)
+    channels = head.weight.shape[1]
+    panel, panels = panels_of(vectors_of(len(head.bias), isa))
     place = writer.arena.take(panel * panels * source.pixels * isa.bytes)
     spatial = Map(place, panel * panels, source.height, source.width, "f32", isa)
-    weight = packed(scaled(layers.head.weight, swish), source.element, panel, isa)
+    weight = packed(head.weight, source.element, panel, isa)
     spec = Expand(
         channels,
         source.pixels,
@@ -171,10 +173,7 @@ def _head(writer: Writer, layers: Layers, blocks: BlockWriter, element: Element)
         rows=1,
     )
     name = expand(writer.module, isa, spec)
-    weights, bias = (
-        writer.put(weight),
-        writer.put(padded(scaled(layers.head.bias, swish), spatial.vectors * isa.lanes)),
-    )
+    weights, bias = writer.put(weight), writer.put(padded(head.bias, spatial.vectors * isa.lanes))
     with writer.f.loop(panels) as loop:
         writer.f.call(
             name,

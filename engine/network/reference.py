@@ -23,6 +23,7 @@ from bce.engine.network.onnx_runtime import ort
 from bce.engine.results import Features
 
 _FORMAT = "bce numbers 1"
+_DIGEST = hashlib.sha256().digest_size
 
 
 def reference(bundle: Bundle, inputs: NDArray[np.float32], *, anew: bool = False) -> Features:
@@ -36,25 +37,25 @@ def reference(bundle: Bundle, inputs: NDArray[np.float32], *, anew: bool = False
     Raises:
         BundleError: ONNX Runtime cannot run the graph, or it is not what the manifest says.
     """
-    key = _key(bundle, inputs)
+    digest = bundle.manifest.files[bundle.manifest.variants["fp32"]]
+    key = _key(bundle, digest, inputs)
     name = f"{key[:32]}{cache.NUMBERS}"
     if not anew and (content := cache.read(name)) is not None:
         with suppress(ValueError):  # damaged: computed anew
             return _unpack(content, key)
     computed = _compute(bundle, inputs)
-    graph = bundle.backbone()
-    if sha256(graph) == bundle.manifest.files[graph.name]:  # else it was replaced since the bundle was checked
+    if sha256(bundle.backbone()) == digest:  # else it was replaced since the bundle was checked
         cache.write(name, _pack(computed, key))
     return computed
 
 
-def _key(bundle: Bundle, inputs: NDArray[np.float32]) -> str:
+def _key(bundle: Bundle, digest: str, inputs: NDArray[np.float32]) -> str:
     """What the numbers depend on, and what was found right of the graph when they were computed."""
     manifest = bundle.manifest
     parts = (
         _FORMAT,
         ort.__version__,
-        manifest.files[manifest.variants["fp32"]],
+        digest,
         asdict(manifest.input),
         [asdict(output) for output in manifest.outputs],
         hashlib.sha256(inputs.tobytes()).hexdigest(),
@@ -83,9 +84,6 @@ def _unpack(packed: bytes, key: str) -> Features:
     ends = np.cumsum([inputs * width for inputs, width in shapes.values()])
     parts = np.split(np.frombuffer(rows, np.float32), ends[:-1])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-_DIGEST = hashlib.sha256().digest_size
 
 
 def _digest(content: bytes, key: str) -> bytes:

@@ -77,6 +77,18 @@ def test_a_user_without_a_home(
     assert "home" in said(caplog)
 
 
+def test_a_system_that_does_not_say_whose_a_file_is(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is kept there, and nothing is believed."""
+    assert [origin(), origin()] == ["compiled", "cache"]
+    monkeypatch.setattr(cache, "_KNOWS_OWNERS", False)
+    assert origin() == "compiled"
+    cache.write("another.kernels", b"")
+    assert len(list(kernels.iterdir())) == 1
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("named", ["", "here"], ids=["nothing", "a relative path"])
 def test_by_default_below_the_home(kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", named)

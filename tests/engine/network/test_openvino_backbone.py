@@ -15,6 +15,7 @@ import pytest
 
 from bce.engine.commands.infer import main
 from bce.engine.errors import BundleError, OptionsError
+from bce.engine.network import reference
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import check_inputs
 from bce.engine.network.default import DEFAULT_BUNDLE
@@ -85,6 +86,20 @@ def test_wrong_numbers_are_refused(
     with pytest.raises(BundleError, match=r"off ONNX Runtime's .* run without --backend openvino"):
         Model(small_bundle, backend="openvino", threads=2)
     assert len(calls) == 10
+
+
+def test_wrong_numbers_of_an_earlier_start_are_computed_anew(
+    openvino: Any, small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pack = reference._pack
+    with monkeypatch.context() as patched:
+        patched.setattr(reference, "_pack", lambda numbers, key: pack({n: 2 * v for n, v in numbers.items()}, key))
+        Model(small_bundle, backend="openvino")
+    (kept,) = tmp_path.rglob("*.numbers")
+    wrong = kept.read_bytes()
+    Model(small_bundle, backend="openvino")
+    assert kept.read_bytes() != wrong
 
 
 SIGNAL_AFTER_TWO = """

@@ -86,7 +86,7 @@ def test_anew_for_all_that_they_depend_on(bundle: Bundle, kept: Path, monkeypatc
         reference(Bundle(bundle.path, replace(manifest, input=replace(manifest.input, name="elsewhere"))), inputs)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10_000), flip=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_file_is_replaced(bundle: Bundle, kept: Path, place: int, flip: int, cut: bool) -> None:
     inputs = check_inputs(bundle)
