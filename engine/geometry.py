@@ -1,7 +1,8 @@
 """Windows and chunks: what a model is fed, what a run puts out, and which windows the chunks and shifts need.
 
 A window is a stretch of audio that a network is fed, of the length that its bundle says. A chunk is a row of the
-output, of the length that the run's grid says. Every chunk is scored on one window per shift: its own stretch moved by
+output, of the length that the run's grid says. A chunk has one window where it is as long, several that lie evenly in
+it where it is longer, one around its middle where it is shorter. It is scored on all of them for each shift: moved by
 the shift, and moved back into the recording where that would leave it. Windows that coincide are run once.
 """
 
@@ -148,6 +149,20 @@ def check_shifts(shifts_s: Sequence[float]) -> tuple[float, ...]:
     return tuple(exact)
 
 
+def check_chunk(chunk_s: float) -> float:
+    """Return the length of a chunk.
+
+    Raises:
+        OptionsError: it is no number above 0, or no multiple of 10 ms.
+    """
+    if not isinstance(chunk_s, Real) or isinstance(chunk_s, bool):
+        raise OptionsError(f"chunk is {shown(chunk_s)}, it must be a number of seconds")
+    grid = ChunkGrid(float(chunk_s))
+    if not math.isclose(round(grid.chunk_s / SHIFT_STEP_S) * SHIFT_STEP_S, grid.chunk_s, abs_tol=1e-9):
+        raise OptionsError(f"chunks of {chunk_s:g} s: the length must be a multiple of {SHIFT_STEP_S} s")
+    return grid.chunk_s
+
+
 def check_reach(shifts_s: Sequence[float], window: WindowSpec) -> None:
     """Refuse shifts that leave their chunk altogether.
 
@@ -159,13 +174,34 @@ def check_reach(shifts_s: Sequence[float], window: WindowSpec) -> None:
             raise OptionsError(f"shift {shift:g} s is outside -{window.window_s:g}..{window.window_s:g} s")
 
 
+def window_offsets(window: WindowSpec, grid: ChunkGrid, step_s: float | None = None) -> tuple[float, ...]:
+    """Where the windows of a chunk begin, in seconds from its own beginning, multiples of 10 ms.
+
+    Args:
+        window: the model's windows.
+        grid: the run's chunks.
+        step_s: how far apart windows may begin in a chunk that is longer than they are; None for their length, so that
+            nothing is left out. There are as few as that takes, evenly, the first and the last at the chunk's ends.
+    """
+    room_s = grid.chunk_s - window.window_s
+    if room_s <= 0:
+        return (round(room_s / 2 / SHIFT_STEP_S) / 100,)
+    count = math.ceil(room_s / (window.window_s if step_s is None else step_s) - 1e-9) + 1
+    return tuple(round(place * room_s / (count - 1) / SHIFT_STEP_S) / 100 for place in range(count))
+
+
+def overhang_s(window: WindowSpec, grid: ChunkGrid) -> float:
+    """How far windows reach beyond their chunk apart from shifts, where they are longer than chunks."""
+    return max(0.0, window.window_s - grid.chunk_s)
+
+
 @dataclass(frozen=True)
 class WindowPlan:
-    """The distinct windows of some chunks, and which of them each chunk and shift uses.
+    """The distinct windows of some chunks, and which of them each chunk uses.
 
     Attributes:
         starts: int64 [windows], first sample of each window in the padded recording; distinct, ascending.
-        index: int64 [chunks, shifts], positions in ``starts``.
+        index: int64 [chunks, shifts x windows of a chunk], positions in ``starts``.
     """
 
     starts: NDArray[np.int64]
@@ -179,19 +215,22 @@ def plan_windows(
     chunks: int,
     shifts_s: Sequence[float],
     total_samples: int | None = None,
+    offsets_s: Sequence[float] = (0.0,),
 ) -> WindowPlan:
-    """Plan the windows of consecutive chunks: chunk start + shift, moved into the recording.
+    """Plan the windows of consecutive chunks: chunk start + shift + offset, moved into the recording.
 
     Args:
         window: the model's windows.
-        grid: the run's chunks, as long as the windows.
+        grid: the run's chunks.
         first_chunk: position of the first chunk in the recording.
         chunks: how many chunks, at least 1.
         shifts_s: seconds, multiples of 10 ms (see :func:`parse_shifts`).
         total_samples: length of the padded recording at the windows' rate, at least one window; None where the end is
             too far away to matter.
+        offsets_s: where the windows of a chunk begin in it, see :func:`window_offsets`.
     """
-    shifts = np.array([window.samples_in(shift) for shift in shifts_s], dtype=np.int64)
+    places = [shift + offset for shift in shifts_s for offset in offsets_s]
+    shifts = np.array([window.samples_in(place) for place in places], dtype=np.int64)
     first = np.arange(first_chunk, first_chunk + chunks, dtype=np.int64) * grid.samples(window.sample_rate)
     wanted = np.maximum(first[:, None] + shifts, 0)
     if total_samples is not None:

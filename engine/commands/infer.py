@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_bundle(parser)
     flags.add_threads(parser)
     flags.add_shifts(parser)
+    add(
+        "--chunk",
+        type=float,
+        metavar="SECONDS",
+        help="length of the table's rows (default: the bundle's windows, 5 s for Perch, 3 s for BirdNET)",
+    )
     add("--out", type=Path, help="score table, .csv or .parquet (default: submission.csv)")
     add("--features", type=Path, metavar="PARQUET", help="also write the block features")
     add(
@@ -218,6 +224,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
         engine=EngineOptions(
             threads=usable_cpus() if args.threads is None else args.threads,
             shifts_s=None if args.shifts is None else parse_shifts(args.shifts),
+            chunk_s=args.chunk,
             precision=args.precision,
             backend=args.backend,
             objects=objects_path() if args.objects is None else args.objects,

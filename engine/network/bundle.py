@@ -117,7 +117,7 @@ class Bundle:
         """
         manifest = self.manifest
         try:
-            frontend = make_frontend(manifest.frontend, manifest.window)
+            frontend = make_frontend(manifest.frontend, manifest.window, self.path)
         except BundleError as error:
             raise BundleError(error.reason, self.path / MANIFEST) from None
         if frontend.shape != manifest.input.shape:

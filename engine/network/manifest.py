@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bce.engine.errors import BundleError, OptionsError, one_line, shown
 from bce.engine.frontends.base import FrontendSpec
-from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, check_reach, check_shifts
+from bce.engine.geometry import SHIFT_SETS, SHIFT_STEP_S, ChunkGrid, WindowSpec, check_reach, check_shifts
 from bce.engine.network.records import read_record
 
 SCHEMA_VERSION = 2
@@ -95,12 +95,14 @@ class Placing:
     """Where windows are put on a run's chunks, and how they become a row.
 
     Attributes:
-        shifts_s: the shifts of each chunk's window in seconds, used unless a run asks for others.
-        reduce: the mean or the largest of the logits over the shifts.
+        shifts_s: the shifts of each chunk's windows in seconds, used unless a run asks for others.
+        reduce: the mean or the largest of the logits over the shifts and the windows of a chunk.
+        step_s: how far apart windows begin, at most, in a chunk that is longer than they are; null for their length.
     """
 
     shifts_s: tuple[float, ...] = SHIFT_SETS[5]
     reduce: Reduce = "mean"
+    step_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Manifest:
 
     @property
     def grid(self) -> ChunkGrid:
-        """The chunks of a run with this bundle: as long as its windows."""
+        """The chunks of a run with this bundle unless it asks for others: as long as its windows."""
         return ChunkGrid(self.window.window_s)
 
     @property
@@ -231,6 +233,11 @@ class Manifest:
         try:
             manifest: Manifest = read_record(cls, content, path)
             check_reach(check_shifts(manifest.placing.shifts_s), manifest.window)
+            step_s = manifest.placing.step_s
+            if step_s is not None and not SHIFT_STEP_S <= step_s <= manifest.window.window_s:
+                raise OptionsError(
+                    f"field 'placing.step_s' is {step_s:g}, expected {SHIFT_STEP_S:g} to the windows' length"
+                )
         except OptionsError as error:
             raise BundleError(error.reason, path) from None
         _check_together(manifest, path)

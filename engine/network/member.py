@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.audio.reader import AudioBlock
-from bce.engine.geometry import plan_windows
+from bce.engine.geometry import ChunkGrid, plan_windows, window_offsets
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.manifest import Reduce
 from bce.engine.network.model import Model
@@ -18,15 +18,17 @@ from bce.engine.results import BlockResult, Features, Shifts, StageSeconds
 
 
 class Member:
-    """A bundle's frontend and network, ready to run on chunks of the windows' length. Calls are thread-safe.
+    """A bundle's frontend and network, ready to run on a grid of chunks. Calls are thread-safe.
 
     Args:
         bundle: a checked bundle.
         precision, backend, threads, objects: as in :class:`bce.engine.network.model.Model`.
+        grid: the chunks of the run; None for the bundle's own.
 
     Attributes:
         window: the bundle's windows.
-        grid: chunks of the windows' length.
+        grid: the chunks.
+        offsets_s: where the windows of a chunk begin in it.
         model: the network.
 
     Raises:
@@ -40,12 +42,15 @@ class Member:
         backend: str = "auto",
         threads: int = 1,
         objects: Path | None = None,
+        grid: ChunkGrid | None = None,
     ) -> None:
+        placing = bundle.manifest.placing
         self.window = bundle.manifest.window
-        self.grid = bundle.manifest.grid
+        self.grid = bundle.manifest.grid if grid is None else grid
+        self.offsets_s = window_offsets(self.window, self.grid, placing.step_s)
         self.frontend = bundle.frontend()
         self.model = Model(bundle, precision, backend, threads, objects)
-        self._reduce = bundle.manifest.placing.reduce
+        self._reduce = placing.reduce
 
     def compute(
         self, block: AudioBlock, shifts_s: Shifts, keep: str | None = None, cut: Callable[[], bool] = lambda: False
@@ -60,8 +65,12 @@ class Member:
         """
         clock = time.perf_counter
         began = clock()
-        plan = plan_windows(self.window, self.grid, block.first_chunk, block.chunks, shifts_s, block.total_samples)
-        opened = self.frontend.open(block.samples, block.start_sample)
+        samples, total = block.samples, block.total_samples
+        if total is not None and total < self.window.samples:  # chunks shorter than windows, and few of them
+            samples = np.pad(samples, (0, self.window.samples - total))
+            total = self.window.samples
+        plan = plan_windows(self.window, self.grid, block.first_chunk, block.chunks, shifts_s, total, self.offsets_s)
+        opened = self.frontend.open(samples, block.start_sample)
         frontend_s = clock() - began
         inference_s = 0.0
         inputs = np.empty((1, *self.frontend.shape), np.float32)
@@ -96,7 +105,7 @@ class Member:
 
 
 def _reduced(values: NDArray[np.float32], index: NDArray[np.int64], how: Reduce) -> NDArray[np.float32]:
-    """[windows, width] and index [chunks, shifts] -> [chunks, width]; a mean's sum is in float64."""
+    """[windows, width] and index [chunks, windows of one] -> [chunks, width]; a mean's sum is in float64."""
     if how == "max":
         return values[index].max(axis=1)
     return values[index].mean(axis=1, dtype=np.float64).astype(np.float32)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 
 from bce.engine.errors import BundleError, OptionsError, TableError
+from bce.engine.geometry import ChunkGrid
 from bce.engine.network.bundle import MANIFEST, PRIORS, Bundle
 from bce.engine.post.options import PostprocessOptions, Step, kept_values, tuned_options
 from bce.engine.post.postprocessor import Postprocessor
@@ -49,6 +50,7 @@ def bundle_postprocessor(
     options: PostprocessOptions,
     priors: str | os.PathLike[str] | None = None,
     required: Collection[Step] = (),
+    grid: ChunkGrid | None = None,
 ) -> Postprocessor:
     """What turns a bundle's logits into the scores of a table.
 
@@ -57,6 +59,7 @@ def bundle_postprocessor(
         options: what to do.
         priors: a site x hour table in place of the bundle's own.
         required: steps that the user asked for by name.
+        grid: the chunks of the run; None for the bundle's own.
 
     Raises:
         OptionsError: a required step lacks what it needs, or an excluded group does not exist.
@@ -67,4 +70,4 @@ def bundle_postprocessor(
     if options.uses_prior:
         found = bundled_priors(bundle) if priors is None else Priors.load(priors)
     brought = kept_values(bundle.manifest.post, options)
-    return Postprocessor(options, bundle.taxonomy, bundle.manifest.grid, found, required, brought)
+    return Postprocessor(options, bundle.taxonomy, grid or bundle.manifest.grid, found, required, brought)

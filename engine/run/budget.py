@@ -105,6 +105,7 @@ class Budget:
         stop: given a reason when time is up, then "cut" and "abandon" when what is in flight does not end either.
         window: the model's windows.
         grid: the run's chunks.
+        offsets_s: where the windows of a chunk begin in it.
         promised: chunks by stem, as far as they are known; may grow during the run.
         began: when the process started, on ``clock``.
         clock: seconds, monotonic.
@@ -122,14 +123,15 @@ class Budget:
         window: WindowSpec,
         grid: ChunkGrid,
         *,
+        offsets_s: Sequence[float] = (0.0,),
         promised: Mapping[str, int],
         began: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ladder = shift_ladder(shifts_s, window)
-        block = BLOCK_CHUNKS * grid.samples(window.sample_rate)
+        block = max(BLOCK_CHUNKS * grid.samples(window.sample_rate), window.samples)
         self._windows_per_chunk = {
-            shifts: len(plan_windows(window, grid, 0, BLOCK_CHUNKS, shifts, block).starts) / BLOCK_CHUNKS
+            shifts: len(plan_windows(window, grid, 0, BLOCK_CHUNKS, shifts, block, offsets_s).starts) / BLOCK_CHUNKS
             for shifts in self._ladder
         }
         self._stop = stop

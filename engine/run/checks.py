@@ -50,7 +50,7 @@ def check_outputs(bundle: Bundle, options: RunOptions, also_written: Sequence[Pa
         check_place(out)
     if options.out is not None:
         check_format(options.out)
-        whole_chunk_s(bundle.manifest.grid)
+        whole_chunk_s(options.engine.grid_for(bundle))
     if options.features_out is not None:
         check_feature_file(options.features_out)
     if options.safe_csv and (options.out is None or options.out.suffix.lower() != ".csv"):
@@ -103,7 +103,7 @@ def read_sample(bundle: Bundle, options: RunOptions) -> SampleSubmission | None:
         raise OptionsError("a sample submission needs a score table to be written: give --out")
     sample = SampleSubmission.read(options.sample_submission)
     sample.check_classes(bundle.classes)
-    sample.positions(bundle.manifest.grid)  # rows that no chunk ends with are refused here
+    sample.positions(options.engine.grid_for(bundle))  # rows that no chunk ends with are refused here
     return sample
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Self, get_args
 from bce.engine.audio.reader import AudioBlock
 from bce.engine.audio.recordings import find_recordings
 from bce.engine.errors import OptionsError, shown
-from bce.engine.geometry import check_reach, check_shifts
+from bce.engine.geometry import ChunkGrid, check_chunk, check_reach, check_shifts, overhang_s
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import objects_path
 from bce.engine.network.member import Member
@@ -51,6 +51,8 @@ class EngineOptions:
         objects: a folder with kernels that were compiled ahead, never one in a bundle; default: ``$BCE_OBJECTS``.
         stall_s: a reader that delivers nothing for so many seconds fails its recording; above 0. A deadline may ask for
             less patience.
+        chunk_s: length of the output's chunks in seconds, a multiple of 10 ms; None for the windows' length. A longer
+            chunk has several windows, as the bundle's placing says, a shorter one a window around its middle.
         features: keep the backbone's features as a mean over a chunk's shifts ("chunk") or one by one ("window").
 
     Raises:
@@ -64,6 +66,7 @@ class EngineOptions:
     backend: str = "auto"
     stall_s: float = STALL_S
     objects: Path | None = field(default_factory=objects_path)
+    chunk_s: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or isinstance(self.threads, bool) or self.threads < 1:
@@ -82,6 +85,8 @@ class EngineOptions:
             if value not in allowed:
                 raise OptionsError(f"{name} is {shown(value)}, it must be one of {', '.join(map(str, allowed))}")
         check_backend(self.backend, self.precision)
+        if self.chunk_s is not None:
+            check_chunk(self.chunk_s)
         if self.objects is not None:
             if not isinstance(self.objects, str | os.PathLike):
                 raise OptionsError(f"objects is {shown(self.objects)}, it must be a folder")
@@ -101,6 +106,18 @@ class EngineOptions:
         shifts_s = manifest.placing.shifts_s if self.shifts_s is None else self.shifts_s
         check_reach(shifts_s, manifest.window)
         return shifts_s
+
+    def grid_for(self, bundle: Bundle) -> ChunkGrid:
+        """The chunks of a run with a bundle.
+
+        Raises:
+            OptionsError: they are not whole numbers of samples at its rate.
+        """
+        if self.chunk_s is None:
+            return bundle.manifest.grid
+        grid = ChunkGrid(self.chunk_s)
+        grid.samples(bundle.manifest.window.sample_rate)
+        return grid
 
 
 class Engine:
@@ -125,8 +142,10 @@ class Engine:
         self.options = options or EngineOptions()
         self.shifts_s = self.options.shifts_for(bundle)
         asked = self.options
-        self._member: Member | None = Member(bundle, asked.precision, asked.backend, asked.threads, asked.objects)
-        self.grid = bundle.manifest.grid
+        self.grid = asked.grid_for(bundle)
+        self._member: Member | None = Member(
+            bundle, asked.precision, asked.backend, asked.threads, asked.objects, self.grid
+        )
         self.stop_switch = Stop()
         self._busy = threading.Lock()
 
@@ -201,6 +220,7 @@ class Engine:
                 self.member.window.sample_rate,
                 self.grid,
                 min(self.options.stall_s, pace.patience_s),
+                overhang_s(self.member.window, self.grid),
             )
             yield from scheduler.parts()
         finally:

@@ -62,7 +62,9 @@ def infer(
         report.missing = checks.compare(sample, recordings)
     postprocessor = None
     if options.out is not None:
-        postprocessor = bundle_postprocessor(bundle, postprocess, options.priors, options.required)
+        postprocessor = bundle_postprocessor(
+            bundle, postprocess, options.priors, options.required, options.engine.grid_for(bundle)
+        )
     report.settings["postprocessing"] = [] if postprocessor is None else postprocessor.describe()
     with ExitStack() as stack:
         for out in outputs:
@@ -143,6 +145,7 @@ def _pace(engine: Engine, options: RunOptions, recordings: Sequence[Recording], 
         engine.stop_switch,
         engine.member.window,
         engine.grid,
+        offsets_s=engine.member.offsets_s,
         promised=headers.chunks,
         began=process_began(),
     )
@@ -174,6 +177,7 @@ def _settings(bundle: Bundle, options: RunOptions, postprocess: PostprocessOptio
         "features_per": None if options.features_out is None else options.features_per,
         "sample_submission": None if options.sample_submission is None else str(options.sample_submission),
         "threads": options.engine.threads,
+        "chunk_s": options.engine.grid_for(bundle).chunk_s,
         "shifts_s": list(options.engine.shifts_for(bundle)),
         "precision": options.engine.precision,
         "backend": options.engine.backend,

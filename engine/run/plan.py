@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from bce.engine.audio.reader import AudioReader
 from bce.engine.errors import AudioError
+from bce.engine.geometry import overhang_s
 from bce.engine.network.bundle import Bundle
 from bce.engine.recording import Recording
 from bce.engine.run.budget import shift_ladder
@@ -65,7 +66,7 @@ def plan(bundle: Bundle, options: EngineOptions, recordings: Sequence[Recording]
     Raises:
         AudioError: not one recording can be read.
     """
-    window, grid = bundle.manifest.window, bundle.manifest.grid
+    window, grid = bundle.manifest.window, options.grid_for(bundle)
     chunks, audio_s, unreadable = 0, 0.0, 0
     begin: list[Recording] = []  # readable ones, of which the start can be read too
 
@@ -96,7 +97,7 @@ def _seconds_per_chunk(engine: Engine, recordings: Sequence[Recording], shifts_s
     """Wall seconds per chunk with every thread busy, decoding included."""
     threads = engine.options.threads
     begin = [recordings[number % len(recordings)] for number in range(threads)]
-    reach_s = max(map(abs, shifts_s))
+    reach_s = max(map(abs, shifts_s)) + overhang_s(engine.member.window, engine.grid)
 
     def run(recording: Recording) -> int:
         rate = engine.member.window.sample_rate

@@ -52,6 +52,7 @@ class Scheduler:
         grid: the chunks of the run.
         stall_s: a reader that delivers nothing for so long fails its recording; another worker takes the place of the
             one that hangs in it.
+        overhang_s: how far windows reach beyond their chunks apart from shifts.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Scheduler:
         sample_rate: int,
         grid: ChunkGrid,
         stall_s: float = STALL_S,
+        overhang_s: float = 0.0,
     ) -> None:
         self._recordings = recordings
         self._compute = compute
@@ -74,6 +76,7 @@ class Scheduler:
         self._no_rows = np.empty((0, classes), np.float32)
         self._sample_rate = sample_rate
         self._grid = grid
+        self._overhang_s = overhang_s
         self._part_chunks = part_chunks(grid)
         self._changed = threading.Condition()
         self._jobs: dict[int, Job] = {}
@@ -254,7 +257,9 @@ class Scheduler:
         """The next audio block, None after the last one, and what went wrong."""
         try:
             if job.reader is None:
-                job.reader = AudioReader(job.recording.path, self._sample_rate, self._grid, self._pace.reach_s)
+                job.reader = AudioReader(
+                    job.recording.path, self._sample_rate, self._grid, self._pace.reach_s + self._overhang_s
+                )
             return next(job.reader, None), None
         except AudioError as error:
             return None, error.reason
