@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,7 +66,7 @@ class FrontendSpec:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def make_frontend(spec: FrontendSpec, window: WindowSpec) -> Frontend:
+def make_frontend(spec: FrontendSpec, window: WindowSpec, folder: Path | None = None) -> Frontend:
     """The frontend of a bundle.
 
     Raises:
@@ -73,7 +74,7 @@ def make_frontend(spec: FrontendSpec, window: WindowSpec) -> Frontend:
     """
     if spec.kind not in KINDS:
         raise BundleError(f"field 'frontend.kind' is {spec.kind!r}, expected one of {', '.join(KINDS)}")
-    made: Frontend = import_module(KINDS[spec.kind]).make(window, spec.settings)
+    made: Frontend = import_module(KINDS[spec.kind]).make(window, spec.settings, folder)
     return made
 
 

@@ -137,6 +137,7 @@ class Limits:
     backbone_relative_l2: float | None = BACKBONE_RELATIVE_L2
     end_to_end_relative_l2: float | None = END_TO_END_RELATIVE_L2
     head_relative_l2: float | None = HEAD_RELATIVE_L2
+    end_to_end_on_extremes: float | None = None
 
     @classmethod
     def between(cls, source: Source[Any], against: Source[Any]) -> Limits:
@@ -156,7 +157,7 @@ class Limits:
             limit = self.spectrogram_max_abs if natural else None
             return Gate("max_abs", limit, Rounding(SPECTROGRAM_ROUNDING_MAX_ABS, floor=limit or 0.0))
         if measure == END_TO_END:
-            return Gate("relative_l2", self.end_to_end_relative_l2 if natural else None)
+            return Gate("relative_l2", self.end_to_end_relative_l2 if natural else self.end_to_end_on_extremes)
         if measure == HEAD:
             return Gate("relative_l2", self.head_relative_l2)
         rounding = Rounding(ROUNDING_RELATIVE_L2, ROUNDING_RATIO)

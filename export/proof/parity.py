@@ -174,8 +174,9 @@ class _Proof:
         self.limits = limits
         self.backbone = open_session(candidate.backbone)
         self.head = None if candidate.head is None else open_session(candidate.head)
-        self.frontend = make_frontend(candidate.frontend, candidate.window)
-        self.plain = make_frontend(candidate.definition.plain, candidate.window)
+        folder = candidate.backbone.parent
+        self.frontend = make_frontend(candidate.frontend, candidate.window, folder)
+        self.plain = make_frontend(candidate.definition.plain, candidate.window, folder)
         self.seen: dict[str, list[Floats]] = defaultdict(list)
 
     # --- structure ---------------------------------------------------------------------------------------------
