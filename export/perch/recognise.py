@@ -6,10 +6,9 @@ then every number of it is compared with :mod:`bce.export.perch.architecture`'s 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +26,9 @@ from bce.export.perch.backbone import COSINE_EPSILON
 from bce.export.perch.weights import BlockWeights, ConvNorm, Prototypes, SqueezeExcite, Weights, check
 from bce.export.readers.functions import GRID, same_function
 from bce.export.readers.terms import Affine, Binary, Conv, Func, Input, Pairs, Reduce, Term
+from bce.export.readers.uses import Uses
 
 _SPACE = frozenset("tm")
-_T = TypeVar("_T", bound=Term)
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,13 @@ def recognise(log_mel: Input, outputs: Iterable[Term]) -> Recognised:
     Raises:
         ExportError: something differs; the reason names the block, the tensor, what is expected and what is found.
     """
-    uses = _Uses(outputs)
+    uses = Uses(outputs)
     stem = uses.conv(log_mel, "stem")
     x: Term = uses.swish(stem, "stem")
     found: list[_FoundBlock] = []
     convs: dict[str, Conv] = {}
     try:
-        while (head := uses.head(x)) is None:
+        while (head := _head(uses, x)) is None:
             convs = {}
             found.append(_follow_block(uses, x, f"block {len(found)}", convs))
             x = found[-1].output
@@ -91,62 +90,26 @@ def recognise(log_mel: Input, outputs: Iterable[Term]) -> Recognised:
     return Recognised(weights, tuple(block.output for block in found), spatial, means[0] if means else None, label)
 
 
-class _Uses:
-    """What is computed from each term, of all that the outputs need."""
+def _activated_conv(uses: Uses, conv: Conv) -> Conv | None:
+    """The one convolution of a convolution's activation, whatever the function."""
+    users = [user for function in uses.of(conv, Func) for user in uses.of(function, Conv)]
+    return users[0] if len(users) == 1 else None
 
-    def __init__(self, outputs: Iterable[Term]) -> None:
-        self.users: dict[Term, list[Term]] = defaultdict(list)
-        open_terms, seen = list(outputs), set()
-        while open_terms:
-            term = open_terms.pop()
-            if term in seen:
-                continue
-            seen.add(term)
-            for x in dict.fromkeys(term.inputs):
-                self.users[x].append(term)
-                open_terms.append(x)
 
-    def of(self, term: Term, kind: type[_T]) -> list[_T]:
-        return [user for user in self.users[term] if isinstance(user, kind)]
-
-    def refuse(self, where: str, expected: str, term: Term) -> ExportError:
-        found = ", ".join(dict.fromkeys(str(user) for user in self.users[term])) or "nothing"
-        return ExportError(f"{where}: expected {expected}, found {found}")
-
-    def conv(self, term: Term, where: str) -> Conv:
-        users = self.of(term, Conv)
-        if len(users) != 1:
-            raise self.refuse(where, "one convolution", term)
-        return users[0]
-
-    def function(self, term: Term, name: str, where: str) -> Func:
-        users = [user for user in self.of(term, Func) if user.name == name]
-        if len(users) != 1:
-            raise self.refuse(where, name, term)
-        return users[0]
-
-    def swish(self, term: Term, where: str) -> Func:
-        return self.function(term, "swish", where)
-
-    def activated_conv(self, conv: Conv) -> Conv | None:
-        """The one convolution of a convolution's activation, whatever the function."""
-        users = [user for function in self.of(conv, Func) for user in self.of(function, Conv)]
-        return users[0] if len(users) == 1 else None
-
-    def head(self, term: Term) -> Conv | None:
-        """The head convolution where the blocks end: 1x1 and activated, and no convolution follows it."""
-        users = self.of(term, Conv)
-        if len(users) != 1 or not _pointwise(users[0]):
-            return None
-        head = users[0]
-        return head if self.of(head, Func) and self.activated_conv(head) is None else None
+def _head(uses: Uses, term: Term) -> Conv | None:
+    """The head convolution where the blocks end: 1x1 and activated, and no convolution follows it."""
+    users = uses.of(term, Conv)
+    if len(users) != 1 or not _pointwise(users[0]):
+        return None
+    head = users[0]
+    return head if uses.of(head, Func) and _activated_conv(uses, head) is None else None
 
 
 def _pointwise(conv: Conv) -> bool:
     return conv.groups == 1 and conv.kernel.shape[2:] == (1, 1)
 
 
-def _follow_block(uses: _Uses, x: Term, part: str, convs: dict[str, Conv]) -> _FoundBlock:
+def _follow_block(uses: Uses, x: Term, part: str, convs: dict[str, Conv]) -> _FoundBlock:
     """A block from its input on; ``convs`` takes its convolutions by name as they are found."""
     first = uses.conv(x, part)
     expand, depthwise, y = None, first, x
@@ -286,7 +249,7 @@ def _layer(conv: Conv) -> tuple[NDArray[Any], NDArray[np.float32]]:
 # --- the classifier ---------------------------------------------------------------------------------------------
 
 
-def _classifier(uses: _Uses, spatial: Func) -> tuple[Prototypes | None, Term | None]:
+def _classifier(uses: Uses, spatial: Func) -> tuple[Prototypes | None, Term | None]:
     """The ProtoPNet classifier behind the spatial embedding, and the term of its logits."""
     unit = [term for term in uses.of(spatial, Binary) if term.op == "mul"]
     if not unit:
@@ -362,7 +325,7 @@ def _is_length(term: Reduce, spatial: Func) -> bool:
     return term.kind == "sum" and (squared or on_conv)
 
 
-def _reduction(uses: _Uses, term: Term, kind: str, over: frozenset[str], where: str) -> Reduce:
+def _reduction(uses: Uses, term: Term, kind: str, over: frozenset[str], where: str) -> Reduce:
     users = [user for user in uses.of(term, Reduce) if user.kind == kind and user.over == over]
     if len(users) != 1:
         names = {"t": "time", "m": "mel", "c'": "the prototypes of a class"}
@@ -370,7 +333,7 @@ def _reduction(uses: _Uses, term: Term, kind: str, over: frozenset[str], where: 
     return users[0]
 
 
-def _factors(uses: _Uses, term: Term, where: str) -> tuple[NDArray[np.float64], Term]:
+def _factors(uses: Uses, term: Term, where: str) -> tuple[NDArray[np.float64], Term]:
     """The factors behind a term, and the term to go on from; ones where there are none."""
     users = uses.of(term, Affine)
     if not users:

@@ -46,8 +46,7 @@ class Expectation:
     @property
     def input(self) -> str:
         """The expected input in words."""
-        window = self.window
-        return f"[batch, {window.samples}] ({window.window_s:g} s at {window.sample_rate / 1000:g} kHz)"
+        return waveforms_of(self.window)
 
     def axes(self, batch: int, shape: Sequence[int]) -> tuple[tuple[tuple[str, int], ...], ...]:
         """What the axes of a spectrogram [batch, ...] hold; unit axes may stand anywhere."""
@@ -63,6 +62,11 @@ class Expectation:
         frames, bands = self.spectrogram
         found = ", ".join(str(list(shape)) for shape in shapes)
         return f"{self.name}: expected [{batch}, {frames}, {bands}] (time, mel), found {found}"
+
+
+def waveforms_of(window: WindowSpec) -> str:
+    """What a file takes, in words."""
+    return f"[batch, {window.samples}] ({window.window_s:g} s at {window.sample_rate / 1000:g} kHz)"
 
 
 @dataclass(frozen=True)

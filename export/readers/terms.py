@@ -122,6 +122,25 @@ class Binary(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Pool(Term):
+    """The mean or the largest of every few positions, (time, mel), which do not overlap."""
+
+    kind: Literal["mean", "max"]
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"a {self.kind} of {self.size[0]}x{self.size[1]} positions"
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Term):
+    """The channels of several maps, one after the other."""
+
+    def __str__(self) -> str:
+        return "several maps joined"
+
+
+@dataclass(frozen=True, eq=False)
 class Opaque(Term):
     """Anything else, by the name that the file gives it."""
 
@@ -339,6 +358,31 @@ class Terms:
             over |= term.over
             (term,) = term.inputs
         return Tensor(self._one((kind, over, term), lambda: Reduce((term,), kind, over)), left, factor)
+
+    def pool(self, x: Tensor, kind: Literal["mean", "max"], size: tuple[int, int]) -> Tensor | None:
+        """Means or maxima of a map laid out as (batch, channel, time, mel); None for another layout or a remainder."""
+        if len(x.layout) != 4 or [[label for label, _ in axis] for axis in x.layout] != [["n"], ["c"], ["t"], ["m"]]:
+            return None
+        sizes = x.dims[2:]
+        if any(n % k for n, k in zip(sizes, size, strict=True)):
+            return None
+        term = self.resolve(x)
+        pooled = self._one((kind, size, term), lambda: Pool((term,), kind, size))
+        space = tuple(((label, n // k),) for label, n, k in zip("tm", sizes, size, strict=True))
+        return Tensor(pooled, (*x.layout[:2], *space))
+
+    def join(self, tensors: Sequence[Tensor], axis: int) -> Tensor | None:
+        """Maps side by side along their channels; None along another axis, or where they are of different sizes."""
+        first, *others = tensors
+        axis %= len(first.layout)
+        if [label for label, _ in first.layout[axis]] != ["c"]:
+            return None
+        rest = [x.layout[:axis] + x.layout[axis + 1 :] for x in tensors]
+        if any(layout != rest[0] for layout in rest[1:]) or any(len(x.layout[axis]) != 1 for x in others):
+            return None
+        channels = sum(x.dims[axis] for x in tensors)
+        axes = (*first.layout[:axis], (("c", channels),), *first.layout[axis + 1 :])
+        return Tensor(Joined(tuple(self.resolve(x) for x in tensors)), axes)
 
     def opaque(self, operands: Sequence[Any], what: str) -> Tensor:
         """A step that terms do not know."""

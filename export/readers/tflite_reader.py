@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from bce.engine.errors import ExportError
-from bce.export.readers.base import Array, Expectation, Opened, Output, Run, in_batches
+from bce.engine.geometry import WindowSpec
+from bce.export.readers.base import Array, Expectation, Opened, Output, Run, in_batches, waveforms_of
 from bce.export.readers.terms import Input, Tensor
 from bce.export.readers.tflite_graph import EXTRA, Operator, TensorInfo, TfliteGraph, dequantised
 from bce.export.readers.tflite_terms import translate
@@ -36,7 +37,7 @@ def open_tflite(path: Path, expected: Expectation) -> Opened[int]:
     """
     graph = TfliteGraph(path)
     try:
-        batch = _batch(graph, expected)
+        batch = check_waveforms(graph, expected.window)
         spectrogram = _spectrogram(graph, expected, batch)
     except ExportError as error:
         raise ExportError(error.reason, path) from None
@@ -46,7 +47,7 @@ def open_tflite(path: Path, expected: Expectation) -> Opened[int]:
 
     def run(values: Sequence[int]) -> Run[int]:
         # opened anew: with a classifier the graph holds 400 MB, and most sources are never run
-        return _running(TfliteGraph(path), path, values, batch)
+        return running(TfliteGraph(path), path, values, batch)
 
     return Opened(
         path=path,
@@ -59,13 +60,17 @@ def open_tflite(path: Path, expected: Expectation) -> Opened[int]:
         batch=batch,
         run=run,
         named=False,
-        notes=tuple(_losses(graph)),
+        notes=tuple(losses(graph)),
         lossy=bool(graph.rounded),
     )
 
 
-def _running(graph: TfliteGraph, path: Path, values: Sequence[int], batch: int) -> Run[int]:
-    """With the wanted tensors as outputs, and weights in float32."""
+def running(graph: TfliteGraph, path: Path, values: Sequence[int], batch: int) -> Run[int]:
+    """A file under LiteRT with the wanted tensors as its outputs, and weights in float32.
+
+    Raises:
+        CannotRun: LiteRT is not installed, or cannot run it.
+    """
     interpreter = _interpreter(graph.with_outputs(values), path)
     (waveform,) = graph.inputs
 
@@ -81,14 +86,19 @@ def _output(info: TensorInfo) -> Output:
     return Output(info.name, len(info.shape))
 
 
-def _batch(graph: TfliteGraph, expected: Expectation) -> int:
+def check_waveforms(graph: TfliteGraph, window: WindowSpec) -> int:
+    """How many windows a file takes at once.
+
+    Raises:
+        ExportError: its input is another than waveforms [batch, samples of a window].
+    """
     if len(graph.inputs) != 1:
         found = ", ".join(graph.tensors[i].name for i in graph.inputs) or "none"
         raise ExportError(f"expected one input, the waveforms, found {found}")
     info = graph.tensors[graph.inputs[0]]
-    if info.dtype != "f4" or len(info.shape) != 2 or info.shape[1] != expected.window.samples:
+    if info.dtype != "f4" or len(info.shape) != 2 or info.shape[1] != window.samples:
         raise ExportError(
-            f"input '{info.name}': expected float32 {expected.input}, "
+            f"input '{info.name}': expected float32 {waveforms_of(window)}, "
             f"found {np.dtype(info.dtype).name if info.dtype else 'another type'} {list(info.shape)}"
         )
     return max(info.shape[0], 1)
@@ -120,7 +130,7 @@ def _is_stem(graph: TfliteGraph, op: Operator) -> bool:
     return len(kernel) == 4 and min(kernel[1:3]) > 1 and channels == (1,)
 
 
-def _losses(graph: TfliteGraph) -> list[str]:
+def losses(graph: TfliteGraph) -> list[str]:
     """What the weights of the file lost when they were rounded to fewer bits, as far as they can tell."""
     lines = []
     for kind, indices in graph.rounded.items():

@@ -51,6 +51,8 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "MUL": np.multiply,
     "DIV": np.divide,
 }
+_RESHAPING = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+"""Operators that change axes alone: the output's own shape says how."""
 _REDUCTIONS: dict[str, Literal["mean", "sum", "max"]] = {"MEAN": "mean", "SUM": "sum", "REDUCE_MAX": "max"}
 _FUSED = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH")
 """The schema's fused activations by number."""
@@ -86,10 +88,13 @@ class _Translator:
         self.values: dict[int, Tensor] = {}
 
     def visit(self, op: Operator) -> None:
-        operands = [self.values.get(i, self.graph.constant(i)) for i in op.inputs]
+        if op.name == "SHAPE":  # sizes, not numbers of the network: what a reshape makes of them is in its output
+            return
+        inputs = op.inputs[:1] if op.name in _RESHAPING else op.inputs
+        operands = [self.values.get(i, self.graph.constant(i)) for i in inputs]
         result: Tensor | None = None
         opaque = any(isinstance(x, Tensor) and x.axes is None for x in operands)
-        absent = any(x is None and index >= 0 for x, index in zip(operands, op.inputs, strict=True))
+        absent = any(x is None and index >= 0 for x, index in zip(operands, inputs, strict=True))
         if not opaque and not absent:
             result = self.apply(op, operands)
             if result is not None and (fused := _fused(op)) != "NONE":
@@ -209,9 +214,25 @@ class _Translator:
         return self.terms.dense(x, matrix, bias)
 
     def on_AVERAGE_POOL_2D(self, op: Operator, x: Tensor) -> Tensor | None:
-        if (op.options.FilterHeight(), op.options.FilterWidth()) != x.dims[1:3]:
+        if (op.options.FilterHeight(), op.options.FilterWidth()) == x.dims[1:3]:
+            return self.terms.reduce(x, "mean", (1, 2), keepdims=True)
+        return self.pool(op, x, "mean")
+
+    def on_MAX_POOL_2D(self, op: Operator, x: Tensor) -> Tensor | None:
+        return self.pool(op, x, "max")
+
+    def pool(self, op: Operator, x: Tensor, kind: Literal["mean", "max"]) -> Tensor | None:
+        """Of windows side by side, so that padding has nothing to do."""
+        options = op.options
+        size = (options.FilterHeight(), options.FilterWidth())
+        if len(x.layout) != 4 or size != (options.StrideH(), options.StrideW()):
             return None
-        return self.terms.reduce(x, "mean", (1, 2), keepdims=True)
+        y = self.terms.pool(x.transposed(_TO_NCHW), kind, size)
+        return None if y is None else y.transposed(_TO_NHWC)
+
+    def on_CONCATENATION(self, op: Operator, *tensors: Operand) -> Tensor | None:
+        maps = [x for x in tensors if isinstance(x, Tensor)]
+        return self.terms.join(maps, op.options.Axis()) if len(maps) == len(tensors) else None
 
     def on_PAD(self, op: Operator, x: Operand, pairs: Operand, value: Operand = None) -> Tensor | None:
         if not isinstance(x, Tensor) or not isinstance(pairs, np.ndarray) or isinstance(value, Tensor):
