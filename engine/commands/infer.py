@@ -50,7 +50,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="length of the table's rows (default: the bundle's windows, 5 s for Perch, 3 s for BirdNET)",
     )
-    add("--out", type=Path, help="score table, .csv or .parquet (default: submission.csv)")
+    add("--out", type=Path, help="score table, .csv or .parquet (default: submission.csv, if nothing else is)")
+    add(
+        "--detections",
+        type=Path,
+        metavar="CSV",
+        help="write what was heard: a line for each class and chunk with a score of at least --threshold",
+    )
+    add("--threshold", type=float, metavar="P", help="of the scores of detections (default: 0.25)")
     add("--features", type=Path, metavar="PARQUET", help="also write the block features")
     add(
         "--features-per",
@@ -203,6 +210,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.run.budget import BudgetOptions
     from bce.engine.run.engine import EngineOptions, usable_cpus
     from bce.engine.run.options import RunOptions
+    from bce.engine.tables.detections import THRESHOLD
 
     if args.reserve_minutes is not None and args.budget_minutes is None:
         raise OptionsError("--reserve-minutes is a part of a budget: give --budget-minutes, or drop it")
@@ -210,8 +218,10 @@ def _options(args: argparse.Namespace) -> RunOptions:
         asked = f"--backend {args.backend} --precision {args.precision}"
         raise OptionsError(f"--objects names compiled kernels, which {asked} does not run: leave --objects out")
     out = args.out
-    if out is None and args.features is None:
+    if out is None and args.features is None and args.detections is None:
         out = Path("submission.csv")
+    if args.threshold is not None and args.detections is None:
+        raise OptionsError("--threshold is that of detections: give --detections as well, or leave it out")
     if args.features_per is not None and args.features is None:
         raise OptionsError("--features-per says how features are written: give --features as well, or leave it out")
     return RunOptions(
@@ -219,6 +229,8 @@ def _options(args: argparse.Namespace) -> RunOptions:
         out=out,
         features_out=args.features,
         features_per=args.features_per or "chunk",
+        detections_out=args.detections,
+        threshold=THRESHOLD if args.threshold is None else args.threshold,
         sample_submission=args.sample_submission,
         name_rule=flags.name_rule(args),
         engine=EngineOptions(

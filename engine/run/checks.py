@@ -13,6 +13,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.recording import Recording
 from bce.engine.run.engine import EngineOptions
 from bce.engine.run.options import RunOptions
+from bce.engine.tables.detections import check_detections
 from bce.engine.tables.feature_files import check_feature_file
 from bce.engine.tables.schema import check_format, whole_chunk_s
 from bce.engine.tables.submissions import SampleSubmission
@@ -40,20 +41,23 @@ def check_outputs(bundle: Bundle, options: RunOptions, also_written: Sequence[Pa
     Raises:
         OptionsError: one cannot, or the bundle does not give what it should hold.
     """
-    if options.out is not None and bundle.manifest.score is None:
+    if options.scored and bundle.manifest.score is None:
         raise OptionsError(
             "has no head, so there are no scores to write: ask for --features alone, or export it with --head",
             bundle.path,
         )
-    outputs = [out for out in (options.out, options.features_out, *also_written) if out is not None]
+    outputs = [*options.outputs, *also_written]
     for out in outputs:
         check_place(out)
     if options.out is not None:
         check_format(options.out)
         whole_chunk_s(options.engine.grid_for(bundle))
+    if options.detections_out is not None:
+        check_detections(options.detections_out, options.threshold)
     if options.features_out is not None:
         check_feature_file(options.features_out)
-    if options.safe_csv and (options.out is None or options.out.suffix.lower() != ".csv"):
+    tables = [out for out in (options.out, options.detections_out) if out is not None]
+    if options.safe_csv and not any(out.suffix.lower() == ".csv" for out in tables):
         raise OptionsError("--safe-csv is for CSV tables: give --out a name that ends in .csv, or leave it out")
     return outputs
 

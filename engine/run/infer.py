@@ -61,7 +61,7 @@ def infer(
     if sample is not None:
         report.missing = checks.compare(sample, recordings)
     postprocessor = None
-    if options.out is not None:
+    if options.scored:
         postprocessor = bundle_postprocessor(
             bundle, postprocess, options.priors, options.required, options.engine.grid_for(bundle)
         )
@@ -75,7 +75,7 @@ def infer(
             report.written = [options.out]
         else:
             _run(Engine(bundle, options.engine), options, recordings, sample, postprocessor, report, on_engine, began)
-            report.written = [out for out in (options.out, options.features_out) if out is not None]
+            report.written = list(options.outputs)
     report.wall_s = time.monotonic() - began
     return report
 
@@ -101,16 +101,7 @@ def _run(
     progress.say(f"backbone: {form}")
     for line in () if postprocessor is None else postprocessor.describe():
         progress.say(line)
-    outputs = Outputs(
-        engine,
-        options.out,
-        options.features_out,
-        sample,
-        postprocessor,
-        headers,
-        report,
-        safe_csv=options.safe_csv,
-    )
+    outputs = Outputs(engine, options, sample, postprocessor, headers, report)
     try:
         report.ready_s = time.monotonic() - began
         with closing(engine.score(recordings, pace)) as parts:
@@ -173,6 +164,8 @@ def _settings(bundle: Bundle, options: RunOptions, postprocess: PostprocessOptio
     return {
         "paths": [str(path) for path in options.paths],
         "out": None if options.out is None else str(options.out),
+        "detections": None if options.detections_out is None else str(options.detections_out),
+        "threshold": None if options.detections_out is None else options.threshold,
         "features": None if options.features_out is None else str(options.features_out),
         "features_per": None if options.features_out is None else options.features_per,
         "sample_submission": None if options.sample_submission is None else str(options.sample_submission),

@@ -11,6 +11,7 @@ from bce.engine.errors import OptionsError
 from bce.engine.post.options import PostprocessOptions, Step
 from bce.engine.run.budget import BudgetOptions
 from bce.engine.run.engine import EngineOptions, FeaturesPer
+from bce.engine.tables.detections import THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class RunOptions:
         out: the score table, .csv or .parquet; None writes none.
         features_out: block features as parquet; None writes none.
         features_per: features as a mean over a chunk's shifts ("chunk") or of every window ("window").
+        detections_out: detections as .csv; None writes none.
+        threshold: of the scores of detections, above 0 and at most 1.
         sample_submission: a table whose rows and order the output must have.
         name_rule: how site and time are read from file names; default: BirdCLEF's.
         engine: threads, shifts, precision, backend; its features follow from ``features_out``.
@@ -40,6 +43,8 @@ class RunOptions:
     out: Path | None
     features_out: Path | None = None
     features_per: FeaturesPer = "chunk"
+    detections_out: Path | None = None
+    threshold: float = THRESHOLD
     sample_submission: Path | None = None
     name_rule: NameRule = BIRDCLEF
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -49,6 +54,16 @@ class RunOptions:
     budget: BudgetOptions | None = None
     safe_csv: bool = False
     quiet: bool = False
+
+    @property
+    def scored(self) -> bool:
+        """Whether anything is written that scores go into."""
+        return self.out is not None or self.detections_out is not None
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The tables that are written."""
+        return tuple(out for out in (self.out, self.detections_out, self.features_out) if out is not None)
 
     def __post_init__(self) -> None:
         if self.features_per not in get_args(FeaturesPer):

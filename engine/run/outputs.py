@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 from bce.engine.post.postprocessor import Postprocessor, ScoredPart
 from bce.engine.results import Part
 from bce.engine.run.engine import Engine
 from bce.engine.run.headers import Headers
 from bce.engine.run.record import RunReport
+from bce.engine.run.options import RunOptions
+from bce.engine.tables.detections import DetectionSink
 from bce.engine.tables.expected_rows import ExpectedRows
 from bce.engine.tables.feature_files import FeatureSink
 from bce.engine.tables.sinks import ScoreTableSink, Sink
@@ -22,26 +23,21 @@ class Outputs:
 
     Args:
         engine: that runs.
-        out: the score table; None for none.
-        features_out: the feature file; None for none.
+        options: of the run: which tables, and how.
         sample: a sample submission, whose rows the table has.
-        postprocessor: from logits to the table's scores; None without a table.
+        postprocessor: from logits to scores; None where nothing is written of them.
         headers: of the recordings, for those that cannot be opened later.
         report: told of every recording, and of the table.
-        safe_csv: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
     """
 
     def __init__(
         self,
         engine: Engine,
-        out: Path | None,
-        features_out: Path | None,
+        options: RunOptions,
         sample: SampleSubmission | None,
         postprocessor: Postprocessor | None,
         headers: Headers,
         report: RunReport,
-        *,
-        safe_csv: bool = False,
     ) -> None:
         bundle, grid, stop = engine.bundle, engine.grid, engine.stop_switch
 
@@ -52,16 +48,21 @@ class Outputs:
         self._postprocessor = postprocessor
         self._expected = ExpectedRows(grid, sample, headers.all, fills)
         self._scores: ScoreTableSink | None = None
+        self._detections: DetectionSink | None = None
         self._features: FeatureSink | None = None
         self._sinks: list[Sink[ScoredPart] | Sink[Part]] = []
         try:
-            if out is not None:
-                self._scores = ScoreTableSink(out, bundle.classes, grid, self._expected, sample, fills, safe=safe_csv)
+            safe = options.safe_csv
+            if (out := options.out) is not None:
+                self._scores = ScoreTableSink(out, bundle.classes, grid, self._expected, sample, fills, safe=safe)
                 self._sinks.append(self._scores)
-            if features_out is not None:
+            if (out := options.detections_out) is not None:
+                self._detections = DetectionSink(out, bundle.taxonomy, grid, options.threshold, safe=safe)
+                self._sinks.append(self._detections)
+            if (out := options.features_out) is not None:
                 widths, manifest = engine.member.model.widths, bundle.manifest
                 self._features = FeatureSink(
-                    features_out,
+                    out,
                     widths,
                     manifest.window,
                     grid,
@@ -77,12 +78,14 @@ class Outputs:
     def add(self, part: Part) -> None:
         """Post-process a part, hand it on, and count its recording when it ends."""
         scored: ScoredPart | None = None
-        if self._scores is not None and self._postprocessor is not None:
+        if self._postprocessor is not None:
             clock = time.perf_counter()
             scored = self._postprocessor.add(part)
             self._report.postprocess_s += time.perf_counter() - clock
             clock = time.perf_counter()
-            self._scores.add(scored)
+            for sink in (self._scores, self._detections):
+                if sink is not None:
+                    sink.add(scored)
             self._report.write_s += time.perf_counter() - clock
         if self._features is not None:
             self._features.add(part)
@@ -112,6 +115,8 @@ class Outputs:
             raise OSError(first.errno, told, first.filename)
         if self._scores is not None and (summary := self._scores.summary) is not None:
             self._report.rows, self._report.filled = summary.rows, summary.filled
+        if self._detections is not None:
+            self._report.detections = self._detections.count
         self._report.write_s += time.perf_counter() - clock
 
     def abort(self) -> None:

@@ -28,6 +28,7 @@ class RunReport:
         sample_rate: of the bundle's windows, in Hz.
         recordings: one entry per recording, in order.
         rows, filled: rows of the table, and how many of them were filled because they could not be computed.
+        detections: how many were written; None where none were asked for.
         missing: recordings of the sample submission that were not there.
         passed_over: what the walk of the folders went past, and why, a line each.
         written: the tables that were written.
@@ -44,6 +45,7 @@ class RunReport:
     recordings: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
     filled: int = 0
+    detections: int | None = None
     missing: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
@@ -91,10 +93,11 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 complete but rows were filled, 130 interrupted."""
+        """0 all done, 3 complete but rows were filled or recordings not heard whole, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 3 if self.filled or self.missing else 0
+        unheard = self.detections is not None and bool(self.bad)
+        return 3 if self.filled or self.missing or unheard else 0
 
     def last_line(self) -> str:
         """Counts, time and speed in one line."""
@@ -102,10 +105,11 @@ class RunReport:
         bad = ", ".join(
             f"{counts[name]} {name.replace('_', ' ')}" for name in ("short_read", "failed", "not_run") if counts[name]
         )
+        heard = "" if self.detections is None else f", {self.detections} detections"
         speed = self.audio_s / self.wall_s if self.wall_s else 0.0
         return (
             f"{sum(counts.values())} recordings ({counts['ok']} ok{', ' + bad if bad else ''}), {self.rows} rows"
-            f"{f', {self.filled} of them filled' if self.filled else ''}, {self.windows} windows,"
+            f"{f', {self.filled} of them filled' if self.filled else ''}{heard}, {self.windows} windows,"
             f" {duration(self.wall_s)}, {speed:.1f}x real time"
         )
 
@@ -121,6 +125,7 @@ class RunReport:
                 **self.statuses,
                 "rows": self.rows,
                 "filled": self.filled,
+                "detections": self.detections,
                 "windows": self.windows,
                 "audio_s": round(self.audio_s, 3),
                 "wall_s": round(self.wall_s, 3),

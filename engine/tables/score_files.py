@@ -189,7 +189,7 @@ class ScoreFileWriter:
             if self._csv:
                 header = io.StringIO(newline="")
                 names = self._schema.names
-                csv.writer(header, lineterminator="\n").writerow(_defused(names) if self._safe else names)
+                csv.writer(header, lineterminator="\n").writerow(defused(names) if self._safe else names)
                 self._file.write(header.getvalue().encode("utf-8"))
             else:
                 # Scores hardly repeat: a dictionary of them costs time and space for nothing.
@@ -212,7 +212,7 @@ class ScoreFileWriter:
             self._parquet.write_table(table, row_group_size=max(1, len(ids)))
             return
         if self._safe:
-            ids = pa.array(_defused(ids.to_pylist()), pa.string())
+            ids = pa.array(defused(ids.to_pylist()), pa.string())
             table = table.set_column(0, ROW_ID, ids)
         # Arrow either quotes every text or none, and refuses to write one that needs quotes without them.
         special = pc.any(pc.match_substring_regex(ids, '[,"\r\n]')).as_py()
@@ -238,5 +238,5 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet (OWASP, "CSV Injection")."""
 
 
-def _defused(cells: Sequence[str]) -> list[str]:
+def defused(cells: Sequence[str]) -> list[str]:
     return [f"'{cell}" if cell.startswith(FORMULA) else cell for cell in cells]
