@@ -24,7 +24,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def small_bundle(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small source's bundle, with the classifier's own head."""
-    from bce.export.commands.bundling import ExportOptions, export_bundle
+    from bce.export.commands.perch import ExportOptions, export_bundle
 
     def export(folder: Path) -> None:
         labels = folder / "labels.csv"

@@ -20,8 +20,8 @@ from bce.engine.tables.scores import read_scores
 def pantanal_bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A narrow source with all of Perch's classes, cut to BirdCLEF's taxonomy: Perch's own head, no training."""
     pytest.importorskip("torch", reason="the stand-in needs the extra bce[export]")
-    from bce.export.commands.bundling import export_bundle
     from bce.export.commands.options import ExportOptions
+    from bce.export.commands.perch import export_bundle
     from bce.export.perch.standin import write_standin
 
     folder = tmp_path_factory.mktemp("pantanal")
