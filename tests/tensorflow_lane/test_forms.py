@@ -25,7 +25,7 @@ def relative_l2(found: NDArray, expected: NDArray) -> float:
 
 
 def export(perch: Path, out: Path, **options: object) -> Bundle:
-    from bce.export.commands.bundling import ExportOptions, export_bundle
+    from bce.export.commands.perch import ExportOptions, export_bundle
 
     return export_bundle(ExportOptions(perch=perch, out=out, outputs=OUTPUTS, **options))
 

@@ -175,7 +175,7 @@ def test_no_damage_of_a_keras_file_ends_in_a_traceback(
 def test_folds_go_into_a_bundle_as_their_mean(
     small: Path, widths: dict[str, int], features: Features, tmp_path: Path
 ) -> None:
-    from bce.export.commands.bundling import ExportOptions, export_bundle
+    from bce.export.commands.perch import ExportOptions, export_bundle
 
     models = [make_head(widths, seed) for seed in (1, 2)]
     folds = []
@@ -200,7 +200,7 @@ def test_folds_go_into_a_bundle_as_their_mean(
 
 
 def test_what_a_head_does_not_say_must_be_given(small: Path, widths: dict[str, int], tmp_path: Path) -> None:
-    from bce.export.commands.bundling import ExportOptions, export_bundle
+    from bce.export.commands.perch import ExportOptions, export_bundle
 
     head = str(as_keras(make_head(widths, seed=0), tmp_path))
 

@@ -30,9 +30,9 @@ from bce.engine.network.model import Model  # noqa: E402
 from bce.engine.post.options import PostprocessOptions  # noqa: E402
 from bce.engine.post.priors import Priors  # noqa: E402
 from bce.engine.run.infer import postprocess_options  # noqa: E402
-from bce.export.commands import bundling  # noqa: E402
-from bce.export.commands.bundling import ExportOptions, export_source  # noqa: E402
+from bce.export.commands import perch  # noqa: E402
 from bce.export.commands.export import main, parse_blocks  # noqa: E402
+from bce.export.commands.perch import ExportOptions, export_source  # noqa: E402
 from bce.export.heads.checkpoints import HeadCheckpoint, save_checkpoint  # noqa: E402
 from bce.export.heads.modules import HeadConfig, build_head  # noqa: E402
 from bce.export.heads.trained_on import sample_window  # noqa: E402
@@ -365,7 +365,7 @@ def test_a_missed_gate_writes_nothing(small_onnx: Path, tmp_path: Path, monkeypa
 
         return wrong
 
-    monkeypatch.setattr(bundling, "read_source", None)
+    monkeypatch.setattr(perch, "read_source", None)
     false = Source(source.path, source.sha256, "onnx", "unknown", "", source.weights, runner)  # type: ignore[arg-type]
     with pytest.raises(ParityError, match="backbone block_1") as raised:
         export_source(false, options)
@@ -390,7 +390,7 @@ def test_zeros_behind_a_kernel_are_refused_as_well(small_weights: Weights, tmp_p
 
     def check(weights: Weights) -> list[str]:
         lines: list[str] = []
-        bundling._check_zeros(Source(tmp_path / "x.onnx", "0" * 64, "onnx", "unknown", "", weights), lines.append)
+        lines += perch.zero_lines(Source(tmp_path / "x.onnx", "0" * 64, "onnx", "unknown", "", weights))
         return lines
 
     blocks = list(small_weights.blocks)
@@ -419,9 +419,9 @@ def test_a_kernel_of_zeros_is_refused_and_some_zeros_are_said(small_weights: Wei
     with pytest.raises(ExportError, match=r"x.onnx: block 7, project kernel: 95% of its numbers are 0"):
         export_source(source(0.95), ExportOptions("", tmp_path / "out"))
     lines: list[str] = []
-    bundling._check_zeros(source(0.25), lines.append)
+    lines += perch.zero_lines(source(0.25))
     assert lines == ["source: block 7, project kernel: 25.0% of its numbers are 0, the file may be damaged"]
-    bundling._check_zeros(source(0.0), lines.append)
+    lines += perch.zero_lines(source(0.0))
     assert len(lines) == 1
     assert not (tmp_path / "out").exists()
 
@@ -429,8 +429,8 @@ def test_a_kernel_of_zeros_is_refused_and_some_zeros_are_said(small_weights: Wei
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --perch"),
-        (["--perch", "x.onnx"], "give --perch"),
+        ([], "give either --perch"),
+        (["--perch", "x.onnx"], "give either --perch"),
         (["--perch", "x.onnx", "--out", "o", "--blocks", "26"], "block 26 does not exist"),
         (["--perch", "x.onnx", "--out", "o", "--blocks", "a"], "--blocks a"),
         (["--perch", "x.onnx", "--out", "o", "--outputs", "scores"], "output 'scores' is unknown"),
