@@ -9,8 +9,8 @@ from bce.engine.post.postprocessor import Postprocessor, ScoredPart
 from bce.engine.results import Part
 from bce.engine.run.engine import Engine
 from bce.engine.run.headers import Headers
-from bce.engine.run.record import RunReport
 from bce.engine.run.options import RunOptions
+from bce.engine.run.record import RunReport
 from bce.engine.tables.detections import DetectionSink
 from bce.engine.tables.expected_rows import ExpectedRows
 from bce.engine.tables.feature_files import FeatureSink
