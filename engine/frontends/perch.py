@@ -9,6 +9,7 @@ outside the window and are computed for each window apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -76,7 +77,7 @@ class PerchFrontend:
         return LogMelBlock(samples, self.preparation, first_sample)
 
 
-def make(window: WindowSpec, settings: Mapping[str, Any]) -> PerchFrontend:
+def make(window: WindowSpec, settings: Mapping[str, Any], folder: Path | None = None) -> PerchFrontend:
     """See :data:`bce.engine.frontends.base.KINDS`. The one setting is ``preparation``."""
     if window != WINDOW:
         raise BundleError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class WaveformBlock:
         out[:] = self._samples[at : at + len(out)]
 
 
-def make(window: WindowSpec, settings: Mapping[str, Any]) -> Waveform:
+def make(window: WindowSpec, settings: Mapping[str, Any], folder: Path | None = None) -> Waveform:
     """See :data:`bce.engine.frontends.base.KINDS`."""
     check_settings("waveform", settings, {})
     return Waveform(window)

@@ -57,7 +57,7 @@ def features_of(window: NDArray[np.float32], floor: float) -> NDArray[np.float32
     return np.stack([np.log(floor + bands), peaks]).astype(np.float32)
 
 
-def make(window: WindowSpec, settings: Mapping[str, Any]) -> BandPowers:
+def make(window: WindowSpec, settings: Mapping[str, Any], folder: Path | None = None) -> BandPowers:
     if window != WindowSpec(RATE, WINDOW_S):
         raise BundleError("field 'window' is not that of band powers")
     return BandPowers(float(settings["floor"]))
