@@ -1,7 +1,8 @@
 """What turns audio into the input of a network: the protocol, and which kinds there are.
 
 A frontend belongs to a bundle: its manifest names the kind and the settings. To add a kind, write a module with
-``make(window, settings)`` and name it in :data:`KINDS`; nothing outside this wing knows what a frontend computes.
+``make(window, settings, folder)`` and name it in :data:`KINDS`; nothing outside this wing knows what a frontend
+computes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from bce.engine.errors import BundleError
 from bce.engine.geometry import WindowSpec
 
 KINDS: dict[str, str] = {
+    "birdnet_v24": "bce.engine.frontends.birdnet",
     "perch_log_mel": "bce.engine.frontends.perch",
     "waveform": "bce.engine.frontends.waveform",
 }
-"""Kind -> the module that has its ``make(window: WindowSpec, settings: Mapping[str, Any]) -> Frontend``."""
+"""Kind -> the module that has its
+``make(window: WindowSpec, settings: Mapping[str, Any], folder: Path | None) -> Frontend``."""
 
 
 class BlockInputs(Protocol):
@@ -69,8 +72,14 @@ class FrontendSpec:
 def make_frontend(spec: FrontendSpec, window: WindowSpec, folder: Path | None = None) -> Frontend:
     """The frontend of a bundle.
 
+    Args:
+        spec: kind and settings.
+        window: of the bundle.
+        folder: of the bundle, where a kind that has arrays finds them.
+
     Raises:
-        BundleError: no such kind, or a setting that the kind does not take; the reason names the field.
+        BundleError: no such kind, or a setting that the kind does not take: the reason names the field; or arrays that
+            are missing or not those of the settings.
     """
     if spec.kind not in KINDS:
         raise BundleError(f"field 'frontend.kind' is {spec.kind!r}, expected one of {', '.join(KINDS)}")

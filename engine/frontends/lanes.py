@@ -75,6 +75,7 @@ def _arithmetic(operation: Callable[..., Any], instruction: str) -> None:
 _arithmetic(operator.add, "fadd")
 _arithmetic(operator.sub, "fsub")
 _arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
 
 
 def _pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, at: Any, vector: Any) -> Any:
@@ -113,7 +114,7 @@ def store(typing, array, at, lanes):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def load_across(typing, array, first, step, last):  # type: ignore[no-untyped-def]
-    """Eight times eight float32 of a flat array, transposed and as float64.
+    """Eight times eight float32 of a flat array, transposed.
 
     ``result[i]`` has the number at ``first + lane * step + i`` in each lane; lanes behind ``last`` repeat that one.
     """
@@ -135,10 +136,9 @@ def load_across(typing, array, first, step, last):  # type: ignore[no-untyped-de
                     pair = rows[row], rows[row + width]
                     rows[row] = builder.shuffle_vector(*pair, ir.Constant(_INTEGERS, low))
                     rows[row + width] = builder.shuffle_vector(*pair, ir.Constant(_INTEGERS, high))
-        wide = [builder.fpext(row, _VECTORS[DOUBLE]) for row in rows]
-        return context.make_tuple(builder, signature.return_type, wide)
+        return context.make_tuple(builder, signature.return_type, rows)
 
-    return types.UniTuple(DOUBLE, LANES)(array, types.intp, types.intp, types.intp), generate
+    return types.UniTuple(SINGLE, LANES)(array, types.intp, types.intp, types.intp), generate
 
 
 @intrinsic
@@ -172,6 +172,48 @@ def zeros(typing):  # type: ignore[no-untyped-def]
         return ir.Constant(_VECTORS[SINGLE], None)
 
     return SINGLE(), generate
+
+
+@intrinsic
+def wide(typing, lanes):  # type: ignore[no-untyped-def]
+    """Float32 as float64."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.fpext(arguments[0], _VECTORS[DOUBLE])
+
+    return DOUBLE(SINGLE), generate
+
+
+@intrinsic
+def narrow(typing, lanes):  # type: ignore[no-untyped-def]
+    """Float64 rounded to float32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.fptrunc(arguments[0], _VECTORS[SINGLE])
+
+    return SINGLE(DOUBLE), generate
+
+
+@intrinsic
+def rounded_product(typing, lanes, number):  # type: ignore[no-untyped-def]
+    """Float32 times one number, rounded by itself: never part of a fused sum."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.fmul(arguments[0], _splat(builder, arguments[1], _VECTORS[SINGLE]))
+
+    return SINGLE(SINGLE, types.float32), generate
+
+
+@intrinsic
+def magnitude(typing, lanes):  # type: ignore[no-untyped-def]
+    """Eight float32 without their signs."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        bits = builder.bitcast(arguments[0], _INTEGERS)
+        bits = builder.and_(bits, ir.Constant(_INTEGERS, [0x7FFFFFFF] * LANES))
+        return builder.bitcast(bits, _VECTORS[SINGLE])
+
+    return SINGLE(SINGLE), generate
 
 
 @intrinsic
@@ -212,3 +254,26 @@ def split(typing, lanes):  # type: ignore[no-untyped-def]
         return context.make_tuple(builder, signature.return_type, parts)
 
     return types.UniTuple(SINGLE, 2)(SINGLE), generate
+
+
+@intrinsic
+def scaled(typing, lanes, exponents):  # type: ignore[no-untyped-def]
+    """x 2^e of normal float32 x and whole float32 e, where that is normal too."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        exponent = builder.shl(builder.fptosi(arguments[1], _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
+        return builder.bitcast(builder.add(builder.bitcast(arguments[0], _INTEGERS), exponent), _VECTORS[SINGLE])
+
+    return SINGLE(SINGLE, SINGLE), generate
+
+
+@intrinsic
+def where_at_least(typing, lanes, lowest, values):  # type: ignore[no-untyped-def]
+    """The values beside float32 that are at least one number, and 0 beside the others."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        compared, lowest, values = arguments
+        enough = builder.fcmp_ordered(">=", compared, _splat(builder, lowest, _VECTORS[SINGLE]))
+        return builder.select(enough, values, ir.Constant(_VECTORS[SINGLE], None))
+
+    return SINGLE(SINGLE, types.float32, SINGLE), generate

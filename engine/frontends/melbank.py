@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.frontends.fft import FFT_SIZE, FRAME, HALF, HOP, ROW, TILE, complex_pairs, new_tiles, spectra, tiles_of
-from bce.engine.frontends.lanes import LANES, at_least, load, root, split, store_across, zeros
+from bce.engine.frontends.butterflies import ROW, complex_pairs
+from bce.engine.frontends.fft import FFT_SIZE, FRAME, HALF, HOP, TILE, new_tiles, spectra, tiles_of
+from bce.engine.frontends.lanes import LANES, at_least, load, root, store_across, zeros
+from bce.engine.frontends.logarithms import log
 from bce.engine.jit import kernel
 
 SAMPLE_RATE = 32_000
@@ -121,33 +122,6 @@ def _mel_tables() -> tuple[NDArray[Any], ...]:
 HANN = hann()
 _WAVE = complex_pairs(np.fft.rfft(HANN, FFT_SIZE)[:HALF]).astype(np.float32)  # the spectrum of samples of 1
 _MEL = _mel_tables()
-_LOG_1P = np.array(
-    [
-        *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1),
-        *(-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
-    ],
-    np.float32,
-)
-"""(ln(1 + r) - r + r^2 / 2) / r^3 for sqrt(1/2) < 1 + r < sqrt(2), from r^8 on: S. Moshier, Cephes, ``logf``."""
-_LN_2 = np.float32(0.693359375), np.float32(-2.12194440e-4)  # high and low part
-
-
-@numba.njit(forceinline=True)
-def _log(x):  # type: ignore[no-untyped-def]
-    """Natural logarithms of eight positive float32, within a unit in the last place or so."""
-    mantissa, exponent = split(x)
-    r = mantissa - np.float32(1)
-    p = r * _LOG_1P[0] + _LOG_1P[1]
-    p = p * r + _LOG_1P[2]
-    p = p * r + _LOG_1P[3]
-    p = p * r + _LOG_1P[4]
-    p = p * r + _LOG_1P[5]
-    p = p * r + _LOG_1P[6]
-    p = p * r + _LOG_1P[7]
-    p = p * r + _LOG_1P[8]
-    square = r * r
-    small = exponent * _LN_2[1] + p * (r * square) - square * np.float32(0.5)
-    return exponent * _LN_2[0] + (r + small)
 
 
 @kernel()
@@ -172,7 +146,7 @@ def _levels_kernel(tiles, tile, skipped, frames, shifts, wave, begins, weights, 
                 rising = rising + magnitude * weights[2 * k + 1]
             rose = rising
             if interval:
-                level = at_least(_log(at_least(falling, _SMALLEST)) * _LOG_SCALE + limits[0], limits[1])
+                level = at_least(log(at_least(falling, _SMALLEST)) * _LOG_SCALE + limits[0], limits[1])
                 store_across(out, frame * BANDS + interval - 1, BANDS, begin, end, level)
 
 

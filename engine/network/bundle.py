@@ -113,13 +113,14 @@ class Bundle:
         """What turns the bundle's windows into its network's input.
 
         Raises:
-            BundleError: the manifest names a kind or a setting that there is not, or another input than it makes.
+            BundleError: the manifest names a kind or a setting that there is not, or another input than it makes;
+                or the frontend's arrays are missing, damaged or others.
         """
         manifest = self.manifest
         try:
             frontend = make_frontend(manifest.frontend, manifest.window, self.path)
         except BundleError as error:
-            raise BundleError(error.reason, self.path / MANIFEST) from None
+            raise BundleError(error.reason, error.path or self.path / MANIFEST) from None
         if frontend.shape != manifest.input.shape:
             raise BundleError(
                 f"field 'input.shape' is {list(manifest.input.shape)}, its frontend makes {list(frontend.shape)}",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from bce.engine.frontends.fft import HALF, ROW, new_tiles, spectra, tiles_of
+from bce.engine.frontends.butterflies import ROW
+from bce.engine.frontends.fft import HALF, new_tiles, spectra, tiles_of
 from bce.engine.frontends.lanes import LANES, at_least, load, load_across, root, split, store, store_across, zeros
 
 KINDS = (np.float32, np.float64)
