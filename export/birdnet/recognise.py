@@ -16,7 +16,7 @@ from bce.engine.errors import ExportError
 from bce.engine.frontends.birdnet import Branch
 from bce.export.birdnet.architecture import BLOCKS, KERNEL, POOL, STEM_KERNEL, STEM_PADDING, STEM_STRIDE, Block
 from bce.export.birdnet.weights import BlockWeights, Layer, Weights, check
-from bce.export.readers.terms import Affine, Binary, Conv, Input, Joined, Pairs, Pool, Reduce, Term
+from bce.export.readers.steps import Affine, Binary, Conv, Input, Joined, Pairs, Pool, Reduce, Term
 from bce.export.readers.uses import Uses
 
 _SPACE = frozenset("tm")
