@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bce.engine.compiled.emitter import Value
 from bce.engine.compiled.kernels.planes import Planes, planes
 from bce.engine.compiled.kernels.product import WORD
 from bce.engine.compiled.kernels.project import Project, project
@@ -75,7 +76,7 @@ def pooled_stem(writer: Writer, stem: PooledStem, shape: tuple[int, int], paddin
     return found
 
 
-def _input(writer: Writer, stem: PooledStem, shape: tuple[int, int]):  # type: ignore[no-untyped-def]
+def _input(writer: Writer, stem: PooledStem, shape: tuple[int, int]) -> tuple[int, int, Value]:
     """Bytes of a row and of a plane, and where the planes are, with the zeros around them that the stem wants."""
     height, width = shape
     top, left, bottom, right = stem.padding
