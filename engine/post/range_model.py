@@ -205,7 +205,7 @@ class RangeModel:
             raise OptionsError(f"week is {shown(week)}, expected 1 to {WEEKS}, or {ALL_YEAR} for the whole year")
         key = (latitude, longitude, week)
         if key not in self._cache:
-            self._cache[key] = self._probabilities(*key)
+            (self._cache[key],) = self.at(np.array([key]))
             self._cache[key].flags.writeable = False
         return self._cache[key]
 
@@ -213,17 +213,24 @@ class RangeModel:
     def _cache(self) -> dict[tuple[float, float, int], NDArray[np.float32]]:
         return {}
 
-    def _probabilities(self, latitude: float, longitude: float, week: int) -> NDArray[np.float32]:
-        x = np.array([latitude, longitude, week], np.float32)
+    def at(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The probabilities of many places and weeks at once, unchecked.
+
+        Args:
+            points: latitude, longitude and week, [n, 3].
+
+        Returns:
+            float32 [n, classes].
+        """
+        x = points.astype(np.float32)
         u = (x + self.offsets) * self.factors
-        features = np.sin((u * self.turn)[:, None] + self.phases) * self.gain
-        if week == ALL_YEAR:
-            features[-1] = 0
-        hidden = features.reshape(-1)
+        features = np.sin((u * self.turn)[..., None] + self.phases) * self.gain
+        features[x[:, 2] == ALL_YEAR, 2] = 0
+        hidden = features.reshape(len(x), -1)
         *dense, last = self.layers
         for layer in dense:
-            hidden = np.maximum(layer.kernel @ hidden + layer.bias, np.float32(0))
-        logits = last.kernel @ hidden + last.bias
+            hidden = np.maximum(hidden @ layer.kernel.T + layer.bias, np.float32(0))
+        logits = hidden @ last.kernel.T + last.bias
         # exp overflows to inf for logits below -88, whose probability is 0 in float32
         with np.errstate(over="ignore"):
             found: NDArray[np.float32] = 1 / (1 + np.exp(-logits))

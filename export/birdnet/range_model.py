@@ -29,6 +29,14 @@ LATITUDES = (-90.0, -54.8, -19.5, -0.2, 12.5, 42.5, 68.0, 90.0)
 LONGITUDES = (-180.0, -122.3, -76.5, -56.5, 0.0, 8.4, 77.2, 151.2, 180.0)
 GRID_WEEKS = (ALL_YEAR, 1, 12, 13, 24, 36, 48)
 
+LEARNT = 0.01
+"""A class that nowhere reaches this probability is one that the model has learnt nothing of.
+
+So in the published file: 172 of its 6,522 classes stay below 0.01 everywhere, frogs, insects, mammals, noises and some
+birds of small islands, all at much the same probability; the next one reaches 0.011."""
+_STEP = 2
+"""Degrees between the places of a world that :func:`learnt` looks at."""
+
 _NAMES = ("latitude", "longitude", "week")
 _DENSE = 4
 _NO_ACTIVATION, _RELU = 0, 1
@@ -75,6 +83,19 @@ def prove_range_model(model: RangeModel, path: str | Path) -> float:
             f"range model: probabilities differ by {worst:.1e} at {at}, allowed are {LARGEST_DIFFERENCE:g}", path
         )
     return worst
+
+
+def learnt(model: RangeModel) -> NDArray[np.bool_]:
+    """Which classes the model knows anything of, bool [classes]: those that are likely anywhere, see :data:`LEARNT`.
+
+    A model says of what it was not shown that it is unlikely everywhere; a mask would take it for absent.
+    """
+    longitudes = np.arange(-180, 180, _STEP)
+    found = np.zeros(model.classes, bool)
+    for latitude in range(-90, 91, _STEP):
+        points = np.stack([np.full(len(longitudes), latitude), longitudes, np.full(len(longitudes), ALL_YEAR)], axis=1)
+        found |= model.at(points).max(axis=0) >= LEARNT
+    return found
 
 
 def _litert(path: Path) -> Any:
