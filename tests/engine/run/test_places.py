@@ -20,7 +20,7 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.post.deployments import Place
 from bce.engine.post.range_model import RANGE, RangeModel
 from bce.engine.run.options import RunOptions
-from bce.engine.tables.score_files import read_scores
+from bce.engine.tables.scores import read_scores
 
 HERE = "46.5,6.2"
 JUNE = 23
