@@ -15,13 +15,14 @@ from dataclasses import replace
 import numpy as np
 
 from bce.engine.compiled.emitter import Value
+from bce.engine.compiled.entry import pooled_stem
 from bce.engine.compiled.expansions import block_expansion, stem_expansion
 from bce.engine.compiled.kernels.depthwise import Depthwise, depthwise
 from bce.engine.compiled.kernels.gate import GROUP, Squeeze, gate, groups
 from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
-from bce.engine.compiled.layers import Block, Layers
+from bce.engine.compiled.layers import Block, Gate, Layers, PooledStem
 from bce.engine.compiled.maps import Element, Map, vectors_of
 from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, padded
 from bce.engine.compiled.plan import BlockPlan, panels_of
@@ -81,7 +82,8 @@ class BlockWriter:
         return replace(found, place=place, element="bf16")
 
     def _squeezed(self, index: int) -> int:
-        return vectors_of(len(self._layers.blocks[index].gate.reduce.bias), self._writer.isa)
+        found = self._layers.blocks[index].gate
+        return 0 if found is None else vectors_of(len(found.reduce.bias), self._writer.isa)
 
     def _panel_bytes(self, index: int) -> int:
         plan, block = self._plans[index], self._layers.blocks[index]
@@ -97,12 +99,14 @@ class BlockWriter:
         """The stem's map; None where the stem fills the first block's buffer, as an expansion does."""
         layers, writer = self._layers, self._writer
         block = layers.blocks[0]
+        padding = (0, 0, 0, 0) if block.expand is not None else block.depthwise.padding
+        if isinstance(layers.stem, PooledStem):
+            return pooled_stem(writer, layers.stem, layers.shape, padding)
         if block.expand is None and self._plans[0].rows:
             return None
         isa = writer.isa
         (height, width), _ = self._sizes[0]
         panel, panels = panels_of(vectors_of(len(layers.stem.bias), isa))
-        padding = (0, 0, 0, 0) if block.expand is not None else block.depthwise.padding
         found = Map(0, panel * panels, height, width, "f32", isa, padding)
         found = replace(found, place=writer.arena.take(found.bytes))
         if not found.flat:
@@ -132,7 +136,8 @@ class BlockWriter:
             places = writer.s(x.place), weights, writer.s(kept.place)
             writer.f.call(name, *places, count, writer.s(self._totals))
         writer.mark(f"{index} expand")
-        self._gated(index, block, kept)
+        if block.gate is not None:
+            self._gated(index, block.gate, kept)
         writer.mark(f"{index} gate")
         found = self._projected(index, block, x, kept)
         writer.mark(f"{index} project")
@@ -206,11 +211,11 @@ class BlockWriter:
             place = self._writer.s(buffer.place + j * buffer.vector + first * buffer.row)
             self._writer.fill(place, count * buffer.row)
 
-    def _gated(self, index: int, block: Block, kept: Map) -> None:
+    def _gated(self, index: int, layers: Gate, kept: Map) -> None:
         """The gate's factors out of the sums."""
         writer, isa = self._writer, self._writer.isa
         squeezed, channels = self._squeezed(index), kept.vectors * isa.lanes
-        reducing, widening = scaled(block.gate.reduce, "exact"), scaled(block.gate.expand, "exact")
+        reducing, widening = scaled(layers.reduce, "exact"), scaled(layers.expand, "exact")
         hidden, expanded = len(reducing.bias), len(widening.bias)
         reduce = np.zeros((channels, squeezed * isa.lanes), np.float32)
         reduce[:expanded, :hidden] = reducing.weight.T / np.float32(kept.pixels)
@@ -248,8 +253,9 @@ class BlockWriter:
                 writer.f.call(name, mine, factors, weights.at(loop.index * size), steps_of(channels, plan.project))
         else:
             weights = writer.put(packed(block.project.weight, plan.project, plan.project_panel, isa))
-            name = scale_map(writer.module, isa, ScaleMap(kept.element, kept.vectors, kept.pixels))
-            writer.f.call(name, writer.s(kept.place), factors)
+            if block.gate is not None:
+                name = scale_map(writer.module, isa, ScaleMap(kept.element, kept.vectors, kept.pixels))
+                writer.f.call(name, writer.s(kept.place), factors)
         writer.mark(f"{index} scale")
         out = self._output(index, self._maps[index % 2])
         added = x if block.residual else None

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.compiled.blocks import BlockWriter
-from bce.engine.compiled.kernels.expand import Expand, expand
+from bce.engine.compiled.heads import dense, patch_head, pointwise_head
 from bce.engine.compiled.kernels.pool import Lengths, Mean, Nearest, lengths, mean, nearest
 from bce.engine.compiled.lanes import Isa
-from bce.engine.compiled.layers import Layers, Prototypes
+from bce.engine.compiled.layers import Layers, PatchHead, Pointwise, Prototypes
 from bce.engine.compiled.maps import Element, Map, vectors_of
-from bce.engine.compiled.packing import Weights, packed, padded
+from bce.engine.compiled.packing import Weights, packed
 from bce.engine.compiled.plan import Precision, elements, panels_of, plan_blocks
-from bce.engine.compiled.swish import scaled, swish_for
 from bce.engine.compiled.writer import ENTRY, Writer
 
 __all__ = ["ENTRY", "Output", "Program", "generate"]
@@ -118,13 +117,20 @@ def generate(layers: Layers, precision: Precision, isa: Isa, *, clock: bool = Fa
                 outputs[tap.name] = _tapped(writer, tap.name, found, len(block.project.bias), tap.pooled)
     if layers.head is not None:
         channels = len(layers.head.bias)
-        spatial = _head(writer, layers, blocks, chosen.head)
+        if isinstance(layers.head, PatchHead):
+            assert found is not None
+            spatial = patch_head(writer, layers.head, found, chosen.head)
+        else:
+            spatial = pointwise_head(writer, layers.head, blocks.last(chosen.head))
         for tap in layers.taps:
             if tap.kind == "embedding":
                 outputs[tap.name] = _tapped(writer, tap.name, spatial, channels, tap.pooled)
             elif tap.kind == "label":
                 assert layers.prototypes is not None
                 outputs[tap.name] = _label(writer, tap.name, spatial, channels, layers.prototypes)
+            elif tap.kind == "dense":
+                assert layers.dense is not None
+                outputs[tap.name] = _dense(writer, tap.name, spatial, channels, layers.dense, chosen.head)
     text = writer.finish()
     ordered = tuple(outputs[tap.name] for tap in layers.taps)
     return Program(text, writer.weights, writer.arena.bytes, ordered, tuple(writer.stages), writer.clock)
@@ -149,42 +155,11 @@ def _tapped(writer: Writer, name: str, found: Map, channels: int, pooled: bool) 
     return Output(name, place, (found.vectors, found.pixels, isa.lanes), channels, size)
 
 
-def _head(writer: Writer, layers: Layers, blocks: BlockWriter, element: Element) -> Map:
-    """The head's convolution with its swish, as one flat map."""
-    assert layers.head is not None
-    isa, source = writer.isa, blocks.last(element)
-    swish = swish_for(element)
-    head = scaled(layers.head, swish)
-    channels = head.weight.shape[1]
-    panel, panels = panels_of(vectors_of(len(head.bias), isa))
-    place = writer.arena.take(panel * panels * source.pixels * isa.bytes)
-    spatial = Map(place, panel * panels, source.height, source.width, "f32", isa)
-    weight = packed(head.weight, source.element, panel, isa)
-    spec = Expand(
-        channels,
-        source.pixels,
-        panel,
-        source.element,
-        source.pixels * source.pixel,
-        source.vector,
-        0,
-        spatial.vector,
-        swish,
-        rows=1,
-    )
-    name = expand(writer.module, isa, spec)
-    weights, bias = writer.put(weight), writer.put(padded(head.bias, spatial.vectors * isa.lanes))
-    with writer.f.loop(panels) as loop:
-        writer.f.call(
-            name,
-            writer.s(source.origin),
-            weights.at(loop.index * weight[0].nbytes),
-            bias.at(loop.index * (panel * isa.bytes)),
-            writer.s(place).at(loop.index * (panel * spatial.vector)),
-            1,
-        )
-    writer.mark("head")
-    return spatial
+def _dense(writer: Writer, name: str, spatial: Map, channels: int, layer: Pointwise, element: Element) -> Output:
+    """The logits of a dense classifier on the mean of the head's map."""
+    mean = _tapped(writer, name, spatial, channels, pooled=True)
+    place, vectors = dense(writer, layer, mean.place, spatial.vectors, element)
+    return Output(name, place, (vectors * writer.isa.lanes,), len(layer.bias))
 
 
 def _label(writer: Writer, name: str, spatial: Map, channels: int, prototypes: Prototypes) -> Output:

@@ -1,6 +1,6 @@
 """The layers of an MBConv network as arrays: all that the generator knows of a model.
 
-Maps are [channels, height, width]. Every activation is swish, x / (1 + exp(-x)), unless a field says otherwise.
+Maps are [channels, height, width]. Every activation is swish, x / (1 + exp(-x)), unless a class says otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Padding = tuple[int, int, int, int]
 """Zeros around a map: top, left, bottom, right."""
-TapKind = Literal["block", "embedding", "label"]
+TapKind = Literal["block", "embedding", "label", "dense"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,61 @@ class Spatial:
 
 
 @dataclass(frozen=True, eq=False)
+class PooledStem:
+    """A convolution of all channels with ReLU; of each two pixels of a row the larger and the mean; a 1x1 convolution.
+
+    Attributes:
+        weight: [out, in, height, width] of the first convolution.
+        bias: [out].
+        stride: along both axes.
+        padding: of the input.
+        pool: on the maxima of all channels, then their means; no activation follows.
+    """
+
+    weight: Array
+    bias: Array
+    stride: int
+    padding: Padding
+    pool: Pointwise
+
+    def convolved(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the first convolution's output."""
+        top, left, bottom, right = self.padding
+        high, wide = self.weight.shape[2:]
+        return (height + top + bottom - high) // self.stride + 1, (width + left + right - wide) // self.stride + 1
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the output for those of the input."""
+        high, wide = self.convolved(height, width)
+        return high, wide // 2
+
+
+@dataclass(frozen=True, eq=False)
+class PatchHead:
+    """A factor and an offset for each channel, ReLU, a convolution without zeros around, ReLU.
+
+    Attributes:
+        scale, shift: [in].
+        weight: [out, in, kernel, kernel].
+        bias: [out].
+    """
+
+    scale: Array
+    shift: Array
+    weight: Array
+    bias: Array
+
+    @property
+    def kernel(self) -> int:
+        """Its height and width."""
+        return int(self.weight.shape[2])
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the output for those of the input."""
+        return height - self.kernel + 1, width - self.kernel + 1
+
+
+@dataclass(frozen=True, eq=False)
 class Gate:
     """Squeeze and excitation: the map's mean, ``reduce``, swish, ``expand``, sigmoid; a factor for each channel."""
 
@@ -62,11 +117,14 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One MBConv block: expand, swish, depthwise, swish, gate, project; the input is added where ``residual`` says."""
+    """One MBConv block: expand, swish, depthwise, swish, gate, project; the input is added where ``residual`` says.
+
+    What may be missing is None.
+    """
 
     expand: Pointwise | None
     depthwise: Spatial
-    gate: Gate
+    gate: Gate | None
     project: Pointwise
     residual: bool
 
@@ -100,7 +158,8 @@ class Tap:
 
     Attributes:
         name: of the output.
-        kind: the features of a block, the embedding (the head's map), or the label (the prototypes' logits).
+        kind: the features of a block, the embedding (the head's map), the label (the prototypes' logits), or the dense
+            layer's logits.
         block: which block, for that kind.
         pooled: the mean over the map, [channels]; else the map itself, [channels, height, width].
     """
@@ -113,23 +172,30 @@ class Tap:
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """A whole network: one input [height, width], the stem with its swish, the blocks, perhaps a head.
+    """A whole network: one input, the stem, the blocks, perhaps a head.
 
     Attributes:
         shape: (height, width) of the input.
-        stem: a strided convolution, followed by swish.
+        stem: a strided convolution of the input's one channel, followed by swish; or one of several.
         blocks: in order.
         taps: the outputs in order.
-        head: a 1x1 convolution on the last block's map, followed by swish.
+        head: a 1x1 convolution on the last block's map, followed by swish; or a larger one.
         prototypes: a classifier on the head's map.
+        dense: a classifier on the mean of the head's map.
     """
 
     shape: tuple[int, int]
-    stem: Spatial
+    stem: Spatial | PooledStem
     blocks: tuple[Block, ...]
     taps: tuple[Tap, ...]
-    head: Pointwise | None = None
+    head: Pointwise | PatchHead | None = None
     prototypes: Prototypes | None = None
+    dense: Pointwise | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input: (height, width), or (channels, height, width) where the stem takes several."""
+        return (self.stem.weight.shape[1], *self.shape) if isinstance(self.stem, PooledStem) else self.shape
 
     def sizes(self) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         """(height, width) of each block's input and output map."""

@@ -78,7 +78,7 @@ class CompiledNetwork:
         self._outputs = program.outputs
         self._arena_bytes = program.arena_bytes
         self.widths = {output.name: output.width for output in self._outputs}
-        self._shape = layers.shape
+        self._shape = layers.input_shape
         self._run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(self._code.address(ENTRY))
         self._weights = program.weights.memory()
         self._arenas: SimpleQueue[_Arena] = SimpleQueue()
@@ -87,7 +87,7 @@ class CompiledNetwork:
         """The outputs in order, each float32 [width] (a map: [channels, height, width]), for one input.
 
         Args:
-            x: float32 [height, width].
+            x: float32 [height, width], or [channels, height, width] where the network takes several.
 
         Raises:
             ValueError: another shape.

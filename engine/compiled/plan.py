@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bce.engine.compiled.lanes import Isa
-from bce.engine.compiled.layers import Block, Layers, Padding, Spatial
+from bce.engine.compiled.layers import Block, Layers, Padding, PatchHead, Spatial
 from bce.engine.compiled.maps import Element, vectors_of
 from bce.engine.compiled.swish import Swish, swish_for
 
@@ -132,15 +132,22 @@ def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, 
     plans = []
     for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, layers.sizes(), strict=True)):
         after = layers.blocks[index + 1] if index + 1 < len(layers.blocks) else None
-        wanted = (*chosen.expand, chosen.head)[index + 1]  # by what follows
+        wanted = (*chosen.expand, _head_input(layers, chosen))[index + 1]  # by what follows
         mine = chosen.expand[index], chosen.project[index]
-        plans.append(_plan_block(block, index == 0, mine, wanted, after, size_in, size_out, isa))
+        filled = index == 0 and isinstance(layers.stem, Spatial)
+        plans.append(_plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa))
     return tuple(plans)
+
+
+def _head_input(layers: Layers, chosen: Elements) -> Element:
+    """What the head reads of the last block's map."""
+    return "f32" if isinstance(layers.head, PatchHead) else chosen.head
 
 
 def _plan_block(
     block: Block,
     first: bool,
+    filled: bool,
     mine: tuple[Element, Element],
     wanted: Element,
     after: Block | None,
@@ -150,7 +157,8 @@ def _plan_block(
 ) -> BlockPlan:
     channels = len(block.depthwise.bias)
     out_channels = len(block.project.bias)
-    buffered = block.expand is not None or (first and not block.residual)  # the stem's map is added later
+    # the stem can fill the buffer as an expansion does, unless its map is added later
+    buffered = block.expand is not None or (filled and not block.residual)
     rows, strips = 0, [Strip(0, size_in[0], 0, 0, 0, size_out[0], 0)]
     if buffered:
         panel, panels = panels_of(vectors_of(channels, isa))
@@ -170,7 +178,7 @@ def _plan_block(
         strips=tuple(strips),
         project_panel=project_panel,
         project_panels=project_panels,
-        in_weights=out_channels < size_out[0] * size_out[1],
+        in_weights=block.gate is not None and out_channels < size_out[0] * size_out[1],
         padding=after.depthwise.padding if after is not None and feeds_depthwise else (0, 0, 0, 0),
         copy=feeds_product and wanted == "bf16",
     )

@@ -18,6 +18,8 @@ from bce.engine.compiled.layers import Pointwise, Spatial
 from bce.engine.compiled.maps import Element
 
 Layer = TypeVar("Layer", Pointwise, Spatial)
+Activation = Literal["exact", "rough", "relu"]
+"""A swish by how near it is, or max(x, 0)."""
 Swish = Literal["exact", "rough"]
 """How near: "exact" is a few roundings of float32 off; "rough", which 16 lanes have, at most 5e-4 |x|, an eighth of
 bfloat16's step, and 0 below -7.6."""
@@ -48,7 +50,7 @@ def swish_for(element: Element) -> Swish:
 
 
 def scaled(layer: Layer, swish: Swish) -> Layer:
-    """A layer in front of an activation with the weights and the bias that give sums as it wants them.
+    """A layer in front of a swish with the weights and the bias that give sums as it wants them.
 
     For "exact" they are rounded once more: features are 5e-6 off ONNX Runtime's (relative L2). Sums that are scaled
     behind the product, a cycle slower for each vector, would leave 3e-6.
@@ -60,6 +62,11 @@ def scaled(layer: Layer, swish: Swish) -> Layer:
 def swish_of(lanes: Lanes, z: Value, swish: Swish) -> Value:
     """x / (1 + exp(-x)) for z = scale x."""
     return _rough(lanes, z) if swish == "rough" else z / _denominator(lanes, z, SCALES["exact"], 2)
+
+
+def activated(lanes: Lanes, z: Value, activation: Activation) -> Value:
+    """The activation of x: for a swish z = scale x, else x itself."""
+    return lanes.largest(z, lanes.zero()) if activation == "relu" else swish_of(lanes, z, activation)
 
 
 def gate_swish(lanes: Lanes, z: Value) -> Value:

@@ -20,8 +20,8 @@ from bce.engine.errors import BundleError
 from bce.engine.geometry import WindowSpec
 
 KINDS: dict[str, str] = {
-    "birdnet_v24": "bce.engine.frontends.birdnet",
     "perch_log_mel": "bce.engine.frontends.perch",
+    "birdnet_v24": "bce.engine.frontends.birdnet",
     "waveform": "bce.engine.frontends.waveform",
 }
 """Kind -> the module that has its

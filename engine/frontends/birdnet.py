@@ -165,7 +165,7 @@ class _Prepared:
 
     def fill(self, samples: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """The picture of normalised samples: float32 [144000] -> ``out``, float32 [96, 511]."""
-        *scratch, bins = (np.empty(size) for size in self._rooms)
+        *scratch, bins = _vectors(self._rooms)
         _branch_kernel(
             samples,
             self._step,
@@ -177,6 +177,13 @@ class _Prepared:
             self._constants,
             out.reshape(-1),
         )
+
+
+def _vectors(sizes: Sequence[int]) -> list[NDArray[np.float64]]:
+    """Room for so many numbers, multiples of 8: vectors that lie across two lines of the cache take a tenth longer."""
+    numbers = np.empty(sum(sizes) + LANES)
+    begin = -numbers.ctypes.data // numbers.itemsize % LANES
+    return np.split(numbers[begin : begin + sum(sizes)], np.cumsum(sizes)[:-1])
 
 
 @kernel()

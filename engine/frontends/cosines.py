@@ -1,13 +1,15 @@
-"""The real part of the spectra of frames, in float64 and of eight frames side by side: X[k] = sum f[n] cos(2 pi k n / N).
+"""The real part of the spectra of frames, X[k] = sum f[n] cos(2 pi k n / N), in float64, eight frames side by side.
 
 A frame is even for a cosine: f[n] and f[N - n] count alike. With N = 64 R and n = R m + j, the samples with j and
 those with R - j are added, which leaves the sequences j = 0 .. R / 2 of 64 numbers, and with their transforms E_j(k)
 
     X[k] = sum over j of Re(exp(-2 pi i j k / N) E_j(k))
 
-of which a band-limited mel bank needs but some. Two sequences share one complex FFT of 64 points, two passes of radix 8.
-The sequences 0 and R / 2 are symmetric, so that their sum tells both: its transform is U + exp(i pi k / 64) V with
+of which a band-limited mel bank needs but some. Two sequences share one complex FFT of 64 points, two passes of radix
+8. The sequences 0 and R / 2 are symmetric, so that their sum tells both: its transform is U + exp(i pi k / 64) V with
 real U and V, the parts that they have in X (but at k = 0, where V is the plain sum of the sequence).
+
+As with ``lanes.py``, numba's cache on disk does not see a change of this file: touch the kernels' file too.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ def tables(length: int, highest_bin: int) -> Tables:
     """What :func:`cosines` multiplies by, for frames of a length and the bins up to one.
 
     Returns:
-        turns of the FFT; halves of exp(-2 pi i j r / length) for r = 0 .. 32 and each j < R / 2, where j = 0 has cos and
-        1 / (2 sin) of pi r / 64 instead; cos and sin of 2 pi j q / R, each j three q side by side.
+        Turns of the FFT; halves of exp(-2 pi i j r / length) for r = 0 .. 32 and each j < R / 2, where j = 0 has cos
+        and 1 / (2 sin) of pi r / 64 instead; cos and sin of 2 pi j q / R, of each j three q side by side.
     """
     half = length // POINTS // 2
     r, j = np.arange(_MIDDLE + 1), np.arange(half + 1)
@@ -208,16 +210,16 @@ def _twist(transforms, half, r, twists, middle, parts):  # type: ignore[no-untyp
 
 @numba.njit
 def _rotate(parts, half, r, rounds, bins):  # type: ignore[no-untyped-def]
-    """Bins 64 q + r and 64 q - r: sum of cos(2 pi j q / R) Re(part j) +- sin(2 pi j q / R) Im(part j), three q at once."""
+    """Bins 64 q + r and 64 q - r, three q at once: with parts a_j + i b_j and an angle w of 2 pi j q / R, the sum of
+    a_j cos w plus or minus that of b_j sin w.
+    """
     for begin in range(0, rounds.shape[0] // (2 * (half + 1)), _AT_ONCE):
         at = 2 * begin * (half + 1)
         end = at + 2 * _AT_ONCE * half
         first, last = load(parts, 0), load(parts, half * ROW)
-        even_0, even_1, even_2 = (
-            first + last * rounds[end],
-            first + last * rounds[end + 2],
-            first + last * rounds[end + 4],
-        )
+        even_0 = first + last * rounds[end]
+        even_1 = first + last * rounds[end + 2]
+        even_2 = first + last * rounds[end + 4]
         odd_0, odd_1, odd_2 = wide(zeros()), wide(zeros()), wide(zeros())
         for j in range(1, half):
             at += 2 * _AT_ONCE

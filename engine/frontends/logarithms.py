@@ -30,7 +30,7 @@ _EXP_2 = np.array(
 """(2^x - 1) / x for -1/2 <= x <= 1/2, from x^5 on: S. Moshier, Cephes, ``exp2f``."""
 _WHOLE = np.float32(1.5 * 2**23)  # float32 of about this size are whole numbers
 _SMALLEST = np.finfo(np.float32).tiny
-_LEAST_EXPONENT = np.float32(-125)
+_LEAST_EXPONENT, _LOWEST_PART = np.float32(-125), np.float32(-1)  # together: no power but 0 is below 2^-126
 
 
 @numba.njit(forceinline=True)
@@ -66,7 +66,8 @@ def power_constants(exponent: float) -> NDArray[np.float32]:
 
 @numba.njit(forceinline=True)
 def power(x, high, low, by_ln_2):  # type: ignore[no-untyped-def]
-    """Powers of eight float32 from 0 on, within 3e-7 of themselves; 0, and what is below 1.2e-38, has the power 0.
+    """Powers of eight float32 from 0 on, within 3e-7 of themselves; 0, and what is below 1.2e-38, has the power 0;
+    powers that are below 1.2e-38 are about that.
 
     With x = m 2^k the exponent of 2 is k p + log2(m) p. Its whole part leaves before anything is rounded that counts.
     """
@@ -75,7 +76,7 @@ def power(x, high, low, by_ln_2):  # type: ignore[no-untyped-def]
     square = r * r
     small = exponent * low + by_ln_2 * (r + (_log_1p_tail(r) * (r * square) - square * np.float32(0.5)))
     whole = at_least((exponent * high + small + _WHOLE) - _WHOLE, _LEAST_EXPONENT)
-    part = (exponent * high - whole) + small
+    part = at_least((exponent * high - whole) + small, _LOWEST_PART)
     p = part * _EXP_2[0] + _EXP_2[1]
     p = p * part + _EXP_2[2]
     p = p * part + _EXP_2[3]

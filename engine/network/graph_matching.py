@@ -17,11 +17,19 @@ ONNX = ("", "ai.onnx")
 
 DEFAULTS: dict[str, Attribute] = {
     "allowzero": 0,
+    "alpha": 1.0,
     "auto_pad": b"NOTSET",
     "axis": 0,
+    "beta": 1.0,
+    "ceil_mode": 0,
+    "dilations": (1, 1),
     "group": 1,
     "keepdims": 1,
     "noop_with_empty_axes": 0,
+    "pads": (0, 0, 0, 0),
+    "storage_order": 0,
+    "transA": 0,
+    "transB": 0,
 }
 """What an attribute that is not there stands for (ONNX' operators, version 18)."""
 

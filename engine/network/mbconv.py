@@ -1,23 +1,36 @@
 """An exported graph as the layers of an MBConv network, if it is exactly that.
 
-Known is the canonical graph that ``bce-export`` writes: a stem, MBConv blocks with their gates, perhaps a head and a
-ProtoPNet classifier; what is put out are means of maps, maps, and the classifier's logits. Recognised is who feeds
-whom, never a name. Every node must have its place and every input and attribute be what the layers say; a graph in
-which anything else is found (another activation, int8, a dilation) is refused, and runs in ONNX Runtime.
+Known are the canonical graphs that ``bce-export`` writes: a stem, MBConv blocks with or without gates, perhaps a head
+and a ProtoPNet or dense classifier; what is put out are means of maps, maps, and the classifier's logits. Recognised is
+who feeds whom, never a name. Every node must have its place and every input and attribute be what the layers say; a
+graph in which anything else is found (another activation, int8, a dilation) is refused, and runs in ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.compiled.layers import Array, Block, Gate, Layers, Padding, Pointwise, Prototypes, Spatial, Tap, TapKind
+from bce.engine.compiled.layers import (
+    Block,
+    Gate,
+    Layers,
+    PatchHead,
+    Pointwise,
+    PooledStem,
+    Prototypes,
+    Spatial,
+    Tap,
+    TapKind,
+)
 from bce.engine.errors import BceError, one_line
+from bce.engine.network.graph_maps import ConvNode, MapValue, conv_of, take_conv, take_pointwise
 from bce.engine.network.graph_matching import ONNX, Misfit, Nodes, refuse
-from bce.engine.network.onnx_graph import FLOAT32, Attribute, Graph, Node, read_graph
+from bce.engine.network.onnx_graph import FLOAT32, Graph, Node, read_graph
+from bce.engine.network.relu_layers import dense, patch_head, pooled_stem
 
 OPSET = 18
 """The version of ONNX' operators that the canonical graph is written for: others may mean something else."""
@@ -58,46 +71,27 @@ MOST_KERNEL = 11
 """Height and width of a convolution: kernels are written out whole."""
 
 
-@dataclass(frozen=True)
-class _Map:
-    """A value of the graph: [batch, channels, height, width]."""
-
-    value: str
-    channels: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class _Conv:
-    """A convolution as it stands in the graph: weight [out, in of a group, kernel, kernel]."""
-
-    node: Node
-    weight: Array
-    bias: Array
-    group: int
-    stride: int
-    padding: Padding
-
-    @property
-    def pointwise(self) -> bool:
-        """Whether it is a product at every position."""
-        return self.weight.shape[2:] == (1, 1) and (self.group, self.stride, self.padding) == (1, 1, (0, 0, 0, 0))
-
-
 class _Network:
     """The nodes of a graph, read from its input on."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._nodes = Nodes(graph)
+        self._inputs = [given.name for given in graph.inputs]
         self._taps: dict[str, Tap] = {}
+        self._means: list[str] = []
+        """Of the map that taps were last found of."""
 
     def layers(self) -> Layers:
         given = x = self._input()
-        stem, x = self._spatial(self._next(x), x)
+        stem: Spatial | PooledStem
+        if x.value in self._inputs:
+            stem, x = pooled_stem(self._nodes, x)
+        else:
+            stem, x = self._spatial(self._conv(x), x)
         blocks: list[Block] = []
-        head = prototypes = None
+        head: Pointwise | PatchHead | None = None
+        prototypes, classifier = None, None
         while head is None and self._nodes.only(x.value, "Conv"):
             expand, inner = self._expand(x)
             if expand is not None and self._nodes.only(inner.value, "Conv") is None:
@@ -108,26 +102,33 @@ class _Network:
                 blocks.append(block)
         if not blocks:
             raise Misfit(f"{self._nodes.made(x.value)} is followed by no block")
+        if head is None and (factor := self._nodes.only(x.value, "Mul")):
+            head, x = patch_head(self._nodes, x, factor)
         if head is not None:
             self._find_taps(x, "embedding")
             if self._nodes.users(x.value, "ReduceL2"):
                 prototypes = self._prototypes(x)
+            classifier = self._dense(x)
         for node in self._nodes.left:
             refuse(node, "has no place in one")
-        return Layers((given.height, given.width), stem, tuple(blocks), self._outputs(), head, prototypes)
+        return Layers((given.height, given.width), stem, tuple(blocks), self._outputs(), head, prototypes, classifier)
 
-    def _input(self) -> _Map:
-        """The one input [batch, height, width], as a map of one channel."""
+    def _input(self) -> MapValue:
+        """The one input [batch, height, width], as a map of one channel; or [batch, channels, height, width]."""
         if len(self._graph.inputs) != 1:
             raise Misfit(f"it has {len(self._graph.inputs)} inputs, expected one")
         (given,) = self._graph.inputs
         sizes = [size for size in (given.shape or ())[1:] if isinstance(size, int) and size > 0]
-        if given.type != FLOAT32 or given.shape is None or len(given.shape) != 3 or len(sizes) != 2:
-            raise Misfit(f"its input '{one_line(given.name)}' is not float32 [batch, height, width]")
+        if given.type != FLOAT32 or len(given.shape or ()) not in (3, 4) or len(sizes) != len(given.shape or ()) - 1:
+            raise Misfit(
+                f"its input '{one_line(given.name)}' is not float32 [batch, height, width], with channels or not"
+            )
+        if len(sizes) == 3:
+            return MapValue(given.name, *sizes)
         node = self._nodes.user(given.name, "Unsqueeze")
         if self._nodes.integers(node, 1) != (1,):
             refuse(node, f"adds the axes {list(self._nodes.integers(node, 1))}, expected [1]")
-        return _Map(self._nodes.take(node, [given.name, node.inputs[1]]), 1, *sizes)
+        return MapValue(self._nodes.take(node, [given.name, node.inputs[1]]), 1, *sizes)
 
     def _outputs(self) -> tuple[Tap, ...]:
         for output in self._graph.outputs:
@@ -136,33 +137,46 @@ class _Network:
                 raise Misfit(f"{made} makes the output '{one_line(output.name)}', expected a map, its mean or logits")
         return tuple(self._taps[output.name] for output in self._graph.outputs)
 
-    def _find_taps(self, x: _Map, kind: TapKind, block: int = -1) -> None:
+    def _find_taps(self, x: MapValue, kind: TapKind, block: int = -1) -> None:
         """Note a map and each mean of it, which may be outputs."""
+        self._means = []
         self._taps[x.value] = Tap(x.value, kind, block, pooled=False)
         for pool in self._nodes.users(x.value, "GlobalAveragePool"):
             mean = self._nodes.take(pool, [x.value])
             for node in self._nodes.users(mean, "Reshape"):
                 name = self._reshaped(node, mean, -1, x.channels)
                 self._taps[name] = Tap(name, kind, block)
+                self._means.append(name)
+
+    def _dense(self, x: MapValue) -> Pointwise | None:
+        """A dense classifier on the mean of the head's map, and its logits as what may be an output."""
+        found = [(mean, node) for mean in self._means if (node := self._nodes.only(mean, "Gemm"))]
+        if not found:
+            return None
+        layer, logits = dense(self._nodes, found[0][1], found[0][0], x.channels)
+        self._taps[logits] = Tap(logits, "dense")
+        return layer
 
     # layers -----------------------------------------------------------------------------------------------------------
 
-    def _expand(self, x: _Map) -> tuple[Pointwise | None, _Map]:
+    def _expand(self, x: MapValue) -> tuple[Pointwise | None, MapValue]:
         """A pointwise convolution of a map and its swish, where it has one, and what comes out of them."""
-        conv = self._next(x)
+        conv = self._conv(x)
         if not conv.pointwise:
             return None, x
         expand, y = self._pointwise(conv, x)
         return expand, self._swish(y)
 
-    def _block(self, x: _Map, expand: Pointwise | None, inner: _Map) -> tuple[Block, _Map]:
+    def _block(self, x: MapValue, expand: Pointwise | None, inner: MapValue) -> tuple[Block, MapValue]:
         """The rest of a block behind its expansion, and the block's map."""
-        conv = self._next(inner)
+        conv = self._conv(inner)
         if conv.group != len(conv.weight):
             refuse(conv.node, f"has {conv.group} groups, expected one for each of its {len(conv.weight)} channels")
         depthwise, y = self._spatial(conv, inner)
-        gate, y = self._gate(y)
-        project, y = self._pointwise(self._next(y), y)
+        gate: Gate | None = None
+        if self._nodes.users(y.value, "GlobalAveragePool"):
+            gate, y = self._gate(y)
+        project, y = self._pointwise(self._conv(y), y)
         add = self._nodes.both(x.value, y.value, "Add")
         if add is not None:
             if replace(x, value="") != replace(y, value=""):
@@ -170,18 +184,18 @@ class _Network:
             y = replace(y, value=self._nodes.take(add, add.inputs))
         return Block(expand, depthwise, gate, project, add is not None), y
 
-    def _gate(self, x: _Map) -> tuple[Gate, _Map]:
+    def _gate(self, x: MapValue) -> tuple[Gate, MapValue]:
         nodes = self._nodes
-        mean = _Map(nodes.take(nodes.user(x.value, "GlobalAveragePool"), [x.value]), x.channels, 1, 1)
-        reduce, squeezed = self._pointwise(self._next(mean), mean)
+        mean = MapValue(nodes.take(nodes.user(x.value, "GlobalAveragePool"), [x.value]), x.channels, 1, 1)
+        reduce, squeezed = self._pointwise(self._conv(mean), mean)
         squeezed = self._swish(squeezed)
-        expand, factor = self._pointwise(self._next(squeezed), squeezed)
+        expand, factor = self._pointwise(self._conv(squeezed), squeezed)
         return Gate(reduce, expand), self._times_sigmoid(x, factor)
 
-    def _swish(self, x: _Map) -> _Map:
+    def _swish(self, x: MapValue) -> MapValue:
         return self._times_sigmoid(x, x)
 
-    def _times_sigmoid(self, x: _Map, factor: _Map) -> _Map:
+    def _times_sigmoid(self, x: MapValue, factor: MapValue) -> MapValue:
         """A map times the sigmoid of one that has its shape, or 1 x 1 positions."""
         sigmoid = self._nodes.take(self._nodes.user(factor.value, "Sigmoid"), [factor.value])
         product = self._nodes.both(x.value, sigmoid, "Mul")
@@ -190,14 +204,13 @@ class _Network:
             refuse(product, f"does not multiply '{one_line(sigmoid)}' and '{one_line(x.value)}'")
         return replace(x, value=self._nodes.take(product, product.inputs))
 
-    def _pointwise(self, conv: _Conv, x: _Map) -> tuple[Pointwise, _Map]:
-        if not conv.pointwise:
-            refuse(conv.node, "is no pointwise convolution, which is expected there")
-        out, channels = conv.weight.shape[:2]
-        value = self._take(conv, x, channels)
-        return Pointwise(conv.weight.reshape(out, channels), conv.bias), _Map(value, out, x.height, x.width)
+    def _conv(self, x: MapValue) -> ConvNode:
+        return conv_of(self._nodes, x)
 
-    def _spatial(self, conv: _Conv, x: _Map) -> tuple[Spatial, _Map]:
+    def _pointwise(self, conv: ConvNode, x: MapValue) -> tuple[Pointwise, MapValue]:
+        return take_pointwise(self._nodes, conv, x)
+
+    def _spatial(self, conv: ConvNode, x: MapValue) -> tuple[Spatial, MapValue]:
         """A convolution of one input channel for each output channel with its swish, and what comes out of them."""
         if conv.weight.shape[1] != 1:
             refuse(conv.node, f"joins {conv.weight.shape[1]} channels, expected one")
@@ -208,43 +221,16 @@ class _Network:
                 f"has a kernel of {kernel} with stride {conv.stride} and pads {list(conv.padding)}, expected at most "
                 f"{MOST_KERNEL}, no stride above the kernel, and pads below it",
             )
-        value = self._take(conv, x, conv.group)
+        value = take_conv(self._nodes, conv, x, conv.group)
         spatial = Spatial(conv.weight[:, 0], conv.bias, conv.stride, conv.padding)
         height, width = spatial.size(x.height, x.width)
         if min(height, width) < 1:
             refuse(conv.node, f"makes a map of {height} x {width}")
-        return spatial, self._swish(_Map(value, len(conv.bias), height, width))
-
-    def _next(self, x: _Map) -> _Conv:
-        """The convolution of a map: with a square kernel, the same stride along both axes, and a bias."""
-        node = self._nodes.user(x.value, "Conv")
-        weight = self._nodes.weights(node, 1, None, None, None, None)
-        bias = self._nodes.weights(node, 2, len(weight))
-        stride, pads = node.attributes.get("strides", (1, 1)), node.attributes.get("pads", (0, 0, 0, 0))
-        group = node.attributes.get("group", 1)
-        if 0 in weight.shape or weight.shape[2] != weight.shape[3]:
-            refuse(node, f"has weights {list(weight.shape)}, expected a square kernel")
-        if not isinstance(stride, tuple) or len(stride) != 2 or stride[0] != stride[1] or stride[0] < 1:
-            refuse(node, "has strides that are not one number for both axes")
-        if not isinstance(pads, tuple) or len(pads) != 4 or min(pads) < 0:
-            refuse(node, "has pads that are not four numbers from 0 on")
-        if not isinstance(group, int):
-            refuse(node, "has a group that is no number")
-        return _Conv(node, weight, bias, group, stride[0], (pads[0], pads[1], pads[2], pads[3]))
-
-    def _take(self, conv: _Conv, x: _Map, channels: int) -> str:
-        """Take a convolution of a map, whose weights are for so many channels, and name its output."""
-        node = conv.node
-        if channels != x.channels:
-            refuse(node, f"has weights for {channels} channels, expected {x.channels}")
-        fixed: dict[str, Attribute] = {"dilations": (1, 1), "kernel_shape": conv.weight.shape[2:]}
-        present = {name: value for name, value in fixed.items() if name in node.attributes}
-        free = ("strides", "pads", "group")
-        return self._nodes.take(node, [x.value, *node.inputs[1:3]], free, auto_pad=b"NOTSET", **present)
+        return spatial, self._swish(MapValue(value, len(conv.bias), height, width))
 
     # the classifier ---------------------------------------------------------------------------------------------------
 
-    def _prototypes(self, x: _Map) -> Prototypes:
+    def _prototypes(self, x: MapValue) -> Prototypes:
         """The classifier on the head's map, and its logits as what may be an output."""
         nodes = self._nodes
         length = self._reduced(x.value, "ReduceL2", 1, keepdims=1)

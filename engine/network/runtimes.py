@@ -97,7 +97,7 @@ def _compiled(bundle: Bundle, precision: str, objects: Path | None, threads: int
     if objects is not None:
         check_objects(objects)
     layers = read_layers(bundle.backbone())  # says soonest that there are no kernels
-    if layers.shape != bundle.manifest.input.shape:  # ONNX Runtime's session says so better
+    if layers.input_shape != bundle.manifest.input.shape:  # ONNX Runtime's session says so better
         raise NotTheSameError("takes another input than the manifest says", bundle.backbone())
     inputs = check_inputs(bundle)
     if threads == 1:

@@ -1,7 +1,7 @@
-"""Products that end in swish: the stem, a block's expansion, the head's convolution.
+"""Products that end in an activation: the stem, a block's expansion, the head's convolution.
 
 for row: for tile of the row:
-    sums = bias + weights x pixels;  output = swish(sums)
+    sums = bias + weights x pixels;  output = activation(sums)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bce.engine.compiled.kernels.naming import name_of
 from bce.engine.compiled.kernels.product import WORD, Tile, share_of_next
 from bce.engine.compiled.lanes import Isa, Lanes
 from bce.engine.compiled.maps import SIZES, Element
-from bce.engine.compiled.swish import Swish, swish_of
+from bce.engine.compiled.swish import Activation, activated
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Expand:
         element: of the input.
         row_in, vector_in: strides of the input.
         row_out, vector_out: strides of the output, float32.
-        swish: how near.
+        activation: of the sums.
         rows: how many a call makes, where it is always the same: a reason to fetch the next panel's weights.
         taps: of the stem: kernel height and width.
         stride: of the stem.
@@ -41,7 +41,7 @@ class Expand:
     vector_in: int
     row_out: int
     vector_out: int
-    swish: Swish
+    activation: Activation
     rows: int = 0
     taps: int = 0
     stride: int = 1
@@ -54,7 +54,7 @@ class Expand:
 
 
 def expand(module: Module, isa: Isa, spec: Expand) -> str:
-    """Write the kernel: (x, weights, bias, out, count of tile rows); weights and bias are scaled for the swish."""
+    """Write the kernel: (x, weights, bias, out, count of tile rows); weights and bias are scaled for a swish."""
     name = name_of(spec)
     if name in module.functions:
         return name
@@ -81,7 +81,7 @@ def expand(module: Module, isa: Isa, spec: Expand) -> str:
             sums.over_channels(x, weights, spec.channels, spec.vector_in, ahead)
         for n, value in enumerate(sums.sums):
             pixel, j = divmod(n, spec.vectors)
-            lanes.store(out.at(offsets_out[pixel] + j * spec.vector_out), swish_of(lanes, value, spec.swish))
+            lanes.store(out.at(offsets_out[pixel] + j * spec.vector_out), activated(lanes, value, spec.activation))
 
     with f.loop(rows) as down:
         row_in, row_out = x.at(down.index * (together * spec.row_in)), out.at(down.index * (together * spec.row_out))

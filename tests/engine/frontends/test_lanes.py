@@ -10,7 +10,23 @@ from numba import njit
 
 from bce.engine.frontends.butterflies import ROW
 from bce.engine.frontends.fft import HALF, new_tiles, spectra, tiles_of
-from bce.engine.frontends.lanes import LANES, at_least, load, load_across, root, split, store, store_across, zeros
+from bce.engine.frontends.lanes import (
+    LANES,
+    at_least,
+    load,
+    load_across,
+    magnitude,
+    narrow,
+    root,
+    rounded_product,
+    scaled,
+    split,
+    store,
+    store_across,
+    where_at_least,
+    wide,
+    zeros,
+)
 
 KINDS = (np.float32, np.float64)
 
@@ -24,6 +40,7 @@ def _arithmetic(a, b, number, out):
     store(out, 24, x + number)
     store(out, 32, number - x)
     store(out, 40, x * number)
+    store(out, 48, x / y)
 
 
 @njit
@@ -51,11 +68,11 @@ def _across(a, first, step, last, begin, end, out, back):
 def test_arithmetic_of_lanes_and_of_lanes_with_a_number(kind):
     random = np.random.default_rng(1)
     a, b, number = random.normal(size=9).astype(kind), random.normal(size=8).astype(kind), kind(0.7)
-    out = np.empty(48, kind)
+    out = np.empty(56, kind)
     _arithmetic(a, b, number, out)
     x = a[1:]
     np.testing.assert_array_equal(
-        out.reshape(6, 8), np.stack([x + b, x - b, x * b, x + number, number - x, x * number])
+        out.reshape(7, 8), np.stack([x + b, x - b, x * b, x + number, number - x, x * number, x / b])
     )
 
 
@@ -71,10 +88,45 @@ def test_roots_limits_and_parts_of_logarithms():
     assert not nothing.any()
 
 
+@njit
+def _kinds(a, b, number, limit, out, out_wide):
+    x, y = load(a, 0), load(b, 0)
+    store(out, 0, magnitude(x))
+    store(out, 8, scaled(x, y))
+    store(out, 16, where_at_least(x, limit, y))
+    store(out, 24, narrow(wide(x) * wide(y)))
+    store(out, 32, rounded_product(x, number) + y)
+    store(out_wide, 0, wide(x) * wide(y))
+
+
+def test_signs_exponents_choices_and_precisions():
+    a = np.array([-1.5, 0.3, -0.0, 2, 1e-30, -7e20, 0.1, 3], np.float32)
+    b = np.array([3, -20, 5, 0, 7, -60, -1, 100], np.float32)
+    a[2], number = 0.7, np.float32(1 + 2**-12)
+    out, out_wide = np.empty(40, np.float32), np.empty(8)
+    _kinds(a, b, number, np.float32(0.3), out, out_wide)
+    signless, with_exponents, chosen, product, sums = out.reshape(5, 8)
+    np.testing.assert_array_equal(signless, np.abs(a))
+    np.testing.assert_array_equal(with_exponents, np.ldexp(a, b.astype(int)))
+    np.testing.assert_array_equal(chosen, np.where(a >= np.float32(0.3), b, 0))
+    np.testing.assert_array_equal(out_wide, a.astype(np.float64) * b)
+    np.testing.assert_array_equal(product, (a.astype(np.float64) * b).astype(np.float32))
+    np.testing.assert_array_equal(sums, a * number + b)
+
+
+def test_a_rounded_product_is_never_fused():
+    a = np.random.default_rng(3).uniform(1, 2, 8).astype(np.float32)
+    number = np.float32(1.1)
+    out = np.empty(40, np.float32)
+    _kinds(a, -(a * number), number, np.float32(0), out, np.empty(8))
+    assert not out[32:].any()  # a fused sum is what the product's rounding took
+    assert (a.astype(np.float64) * number != a * number).any()
+
+
 @pytest.mark.parametrize("last", [0, 4, 7])
 def test_numbers_across_rows(last):
     a = np.arange(200, dtype=np.float32)
-    out, back = np.empty(32), np.full(60, -1, np.float32)
+    out, back = np.empty(32, np.float32), np.full(60, -1, np.float32)
     _across(a, 10, 20, last, 2, 6, out, back)
     first_of_row = 10 + 20 * np.minimum(np.arange(LANES), last)
     np.testing.assert_array_equal(out.reshape(4, 8), [first_of_row + i for i in (0, 1, 6, 7)])

@@ -278,5 +278,5 @@ def test_a_manifest_makes_it_and_what_does_not_fit_is_named():
     ]:
         with pytest.raises(BundleError, match=re.escape(says)):
             make_frontend(FrontendSpec("perch_log_mel", given_settings), window)
-    with pytest.raises(BundleError, match="'cochlea', expected one of perch_log_mel, waveform"):
+    with pytest.raises(BundleError, match="'cochlea', expected one of perch_log_mel, birdnet_v24, waveform"):
         make_frontend(FrontendSpec("cochlea"), SPEC)

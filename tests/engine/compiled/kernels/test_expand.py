@@ -81,7 +81,7 @@ def test_expansion(
         vector_in=(height * width + 1) * pixel // (2 if element == "bf16" else 1),
         row_out=(width + 3) * pixel,
         vector_out=out[0].nbytes,
-        swish=kind,
+        activation=kind,
         rows=height if fixed else 0,
     )
     origin = out.reshape(-1)[((width + 3) + 2) * lanes :]
@@ -138,7 +138,7 @@ def test_stem(
         vector_in=0,
         row_out=width * 4 * lanes,
         vector_out=out[0].nbytes,
-        swish="exact",
+        activation="exact",
         taps=kernel,
         stride=stride,
     )
