@@ -55,7 +55,16 @@ class Outputs:
         try:
             safe = options.safe_csv
             if (out := options.out) is not None:
-                self._scores = ScoreTableSink(out, bundle.classes, grid, self._expected, sample, fills, safe=safe)
+                self._scores = ScoreTableSink(
+                    out,
+                    bundle.classes,
+                    grid,
+                    self._expected,
+                    sample,
+                    fills,
+                    safe=safe,
+                    notice=bundle.manifest.notice,
+                )
                 self._sinks.append(self._scores)
             if (out := options.detections_out) is not None:
                 self._detections = DetectionSink(out, bundle.taxonomy, grid, options.threshold, safe=safe)

@@ -171,17 +171,25 @@ class ScoreFileWriter:
         classes: the labels of the columns.
         meta: whether batches bring the columns of :data:`META` (CSV leaves them out).
         safe: put an apostrophe before names in CSV that a spreadsheet would take for a formula (:data:`FORMULA`).
+        notice: what is to be shown wherever the scores are; kept in the metadata of parquet (CSV has no place for it).
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], classes: Sequence[str], *, meta: bool = False, safe: bool = False
+        self,
+        path: str | os.PathLike[str],
+        classes: Sequence[str],
+        *,
+        meta: bool = False,
+        safe: bool = False,
+        notice: str = "",
     ) -> None:
         self._path = check_format(path)
         self._csv = self._path.suffix.lower() == ".csv"
         self._safe = safe and self._csv
         self._meta = META if meta and not self._csv else pa.schema([])
         scores = [pa.field(name, pa.float64()) for name in classes]
-        self._schema = pa.schema([pa.field(ROW_ID, pa.string()), *self._meta, *scores])
+        told = {"notice": notice} if notice else None
+        self._schema = pa.schema([pa.field(ROW_ID, pa.string()), *self._meta, *scores], metadata=told)
 
     def __enter__(self) -> Self:
         self._file = Beside(self._path)

@@ -52,7 +52,7 @@ class ScoreWriter:
         classes: the labels of the columns, in the order of the scores.
         grid: the chunks of the rows.
         sample: if given, the table gets exactly its rows and its order of rows and classes.
-        safe: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
+        safe, notice: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
 
     Raises:
         OptionsError: ``out`` ends in neither, or the chunks are not whole seconds long.
@@ -67,9 +67,10 @@ class ScoreWriter:
         sample: SampleSubmission | None = None,
         *,
         safe: bool = False,
+        notice: str = "",
     ) -> None:
         self.out = check_format(out)
-        self._safe = safe
+        self._safe, self._notice = safe, notice
         self._chunk_s = whole_chunk_s(grid)
         self.classes = tuple(classes)
         self._sample = sample
@@ -131,7 +132,7 @@ class ScoreWriter:
         content = self._spool.content() if n_computed else b""
         spool = np.frombuffer(content, np.float64).reshape(n_computed, n_classes)
         step = batch_rows(n_classes)
-        with ScoreFileWriter(self.out, columns, meta=True, safe=self._safe) as sink:
+        with ScoreFileWriter(self.out, columns, meta=True, safe=self._safe, notice=self._notice) as sink:
             for start in range(0, len(rows.ids), step):
                 place = rows.place[start : start + step]
                 scores = np.broadcast_to(fill_value, (len(place), n_classes)).copy()

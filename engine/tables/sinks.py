@@ -39,7 +39,7 @@ class ScoreTableSink:
         expected: which rows the table has.
         sample: a sample submission, whose order of rows and classes is then the table's.
         fills: whether rows that were not computed are filled; asked at the end.
-        safe: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
+        safe, notice: see :class:`bce.engine.tables.score_files.ScoreFileWriter`.
 
     Attributes:
         summary: what was written; None before :meth:`finish`.
@@ -55,8 +55,9 @@ class ScoreTableSink:
         fills: Callable[[], bool],
         *,
         safe: bool = False,
+        notice: str = "",
     ) -> None:
-        self._writer = ScoreWriter(out, classes, grid, sample, safe=safe)
+        self._writer = ScoreWriter(out, classes, grid, sample, safe=safe, notice=notice)
         self._chunk_s = whole_chunk_s(grid)
         self._expected = expected
         self._fills = fills

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -213,6 +214,8 @@ def test_a_run_says_whose_scores_they_are(sliced: Bundle, audio: Path, tmp_path:
     assert cli.main([*arguments, "--out", str(table), str(recording)]) == 0
     assert "CC BY-NC-SA" in capsys.readouterr().err
     assert "CC BY-NC-SA" in report.read_text()
+    assert cli.main([*arguments, "--out", str(tmp_path / "t.parquet"), "--quiet", str(recording)]) == 0
+    assert b"CC BY-NC-SA" in pq.read_schema(tmp_path / "t.parquet").metadata[b"notice"]
     with open(table, newline="") as stream:
         header, *rows = csv.reader(stream)
     assert tuple(header[1:]) == sliced.classes
