@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import prod
 
-from bce.engine.compiled.layers import Layers
+from bce.engine.compiled.layers import Layers, PatchHead, PooledStem
 from bce.engine.compiled.maps import Element
 from bce.engine.compiled.plan import Precision, elements
 from bce.engine.compiled.swish import swish_for
@@ -60,8 +60,14 @@ def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
     chosen = elements(layers, precision)
     sizes = list(layers.sizes())
     pixels = prod(sizes[0][0])
-    stem = Arithmetic(layers.stem.weight.size * pixels) + _swishes(len(layers.stem.bias) * pixels, chosen.project[0])
-    if layers.blocks[0].expand is not None:
+    if isinstance(layers.stem, PooledStem):
+        stem = Arithmetic(layers.stem.weight.size * prod(layers.stem.convolved(*layers.shape)))
+        stem += Arithmetic(layers.stem.pool.weight.size * pixels)
+    else:
+        stem = Arithmetic(layers.stem.weight.size * pixels)
+        stem += _swishes(len(layers.stem.bias) * pixels, chosen.project[0])
+    alone = layers.blocks[0].expand is not None or isinstance(layers.stem, PooledStem)
+    if alone:
         found["stem"] = stem
     for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, sizes, strict=True)):
         channels = len(block.depthwise.bias)
@@ -71,11 +77,15 @@ def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
         if block.expand is not None:
             made += _product(block.expand.weight.size * pixels_in, chosen.expand[index])
             made += _swishes(channels * pixels_in, element)
-        elif index == 0:
+        elif index == 0 and not alone:
             made += stem
         found[f"{index} expand"] = made
         found[f"{index} project"] = _product(block.project.weight.size * pixels, element)
-    if layers.head is not None:
+    if isinstance(layers.head, PatchHead):
+        found["head"] = _product(layers.head.weight.size * prod(layers.head.size(*sizes[-1][1])), chosen.head)
+        if layers.dense is not None:
+            found["dense"] = _product(layers.dense.weight.size, chosen.head)
+    elif layers.head is not None:
         pixels = prod(sizes[-1][1])
         activations = _swishes(len(layers.head.bias) * pixels, chosen.head)
         found["head"] = _product(layers.head.weight.size * pixels, chosen.head) + activations

@@ -99,14 +99,14 @@ class BlockWriter:
         """The stem's map; None where the stem fills the first block's buffer, as an expansion does."""
         layers, writer = self._layers, self._writer
         block = layers.blocks[0]
+        padding = (0, 0, 0, 0) if block.expand is not None else block.depthwise.padding
         if isinstance(layers.stem, PooledStem):
-            return pooled_stem(writer, layers.stem, layers.shape)
+            return pooled_stem(writer, layers.stem, layers.shape, padding)
         if block.expand is None and self._plans[0].rows:
             return None
         isa = writer.isa
         (height, width), _ = self._sizes[0]
         panel, panels = panels_of(vectors_of(len(layers.stem.bias), isa))
-        padding = (0, 0, 0, 0) if block.expand is not None else block.depthwise.padding
         found = Map(0, panel * panels, height, width, "f32", isa, padding)
         found = replace(found, place=writer.arena.take(found.bytes))
         if not found.flat:

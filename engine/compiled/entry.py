@@ -12,23 +12,24 @@ import numpy as np
 from bce.engine.compiled.kernels.planes import Planes, planes
 from bce.engine.compiled.kernels.product import WORD
 from bce.engine.compiled.kernels.project import Project, project
-from bce.engine.compiled.layers import PooledStem
+from bce.engine.compiled.layers import Padding, PooledStem
 from bce.engine.compiled.maps import Map, vectors_of
 from bce.engine.compiled.packing import packed, padded
 from bce.engine.compiled.plan import panels_of
 from bce.engine.compiled.writer import Writer
 
 
-def pooled_stem(writer: Writer, stem: PooledStem, shape: tuple[int, int]) -> Map:
+def pooled_stem(writer: Writer, stem: PooledStem, shape: tuple[int, int], padding: Padding) -> Map:
     """Write the stem.
 
     Args:
         writer: the program.
         stem: the layers.
         shape: (height, width) of the input, of which there are as many planes as channels.
+        padding: zeros that the first block wants around its map.
 
     Returns:
-        its map, float32 without zeros around.
+        its map, float32.
     """
     isa, f = writer.isa, writer.f
     channels = len(stem.bias)
@@ -39,8 +40,10 @@ def pooled_stem(writer: Writer, stem: PooledStem, shape: tuple[int, int]) -> Map
     pooled = replace(pooled, place=writer.arena.take(pooled.bytes))
     out_channels = len(stem.pool.bias)
     panel, panels = panels_of(vectors_of(out_channels, isa))
-    found = Map(0, panel * panels, height, width, "f32", isa)
+    found = Map(0, panel * panels, height, width, "f32", isa, padding)
     found = replace(found, place=writer.arena.take(found.bytes))
+    if not found.flat:
+        writer.fill(writer.s(found.place), found.bytes)
 
     count, high, wide = stem.weight.shape[1:]
     taps = np.zeros((vectors * isa.lanes, count, high, wide), np.float32)

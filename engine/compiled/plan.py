@@ -134,7 +134,8 @@ def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, 
         after = layers.blocks[index + 1] if index + 1 < len(layers.blocks) else None
         wanted = (*chosen.expand, _head_input(layers, chosen))[index + 1]  # by what follows
         mine = chosen.expand[index], chosen.project[index]
-        plans.append(_plan_block(block, index == 0, mine, wanted, after, size_in, size_out, isa))
+        filled = index == 0 and isinstance(layers.stem, Spatial)
+        plans.append(_plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa))
     return tuple(plans)
 
 
@@ -146,6 +147,7 @@ def _head_input(layers: Layers, chosen: Elements) -> Element:
 def _plan_block(
     block: Block,
     first: bool,
+    filled: bool,
     mine: tuple[Element, Element],
     wanted: Element,
     after: Block | None,
@@ -155,7 +157,8 @@ def _plan_block(
 ) -> BlockPlan:
     channels = len(block.depthwise.bias)
     out_channels = len(block.project.bias)
-    buffered = block.expand is not None or (first and not block.residual)  # the stem's map is added later
+    # the stem can fill the buffer as an expansion does, unless its map is added later
+    buffered = block.expand is not None or (filled and not block.residual)
     rows, strips = 0, [Strip(0, size_in[0], 0, 0, 0, size_out[0], 0)]
     if buffered:
         panel, panels = panels_of(vectors_of(channels, isa))

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bce.engine.compiled.layers import Block, Layers, Padding, Pointwise, Prototypes, Spatial
+from bce.engine.compiled.layers import Block, Layers, Padding, PatchHead, Pointwise, PooledStem, Prototypes, Spatial
 
 
 def to_onnx(layers: Layers) -> onnx.ModelProto:
@@ -20,14 +20,19 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         height, width = layers.shape
-        y = self.swish(self.spatial(layers.stem, self.add("Unsqueeze", "x", self.int64s(1)), 1))
+        if isinstance(layers.stem, PooledStem):
+            y = self.pooled_stem(layers.stem, "x")
+        else:
+            y = self.swish(self.spatial(layers.stem, self.add("Unsqueeze", "x", self.int64s(1)), 1))
         maps, size = [], layers.stem.size(height, width)
         for block in layers.blocks:
             y = self.block(block, y)
             maps.append((y, len(block.project.bias)))
             size = block.depthwise.size(*size)
         embedding = ("", 0)
-        if layers.head is not None:
+        if isinstance(layers.head, PatchHead):
+            embedding = self.patch_head(layers.head, y), len(layers.head.bias)
+        elif layers.head is not None:
             embedding = self.swish(self.pointwise(layers.head, y)), len(layers.head.bias)
         label, classes = "", 0
         if layers.prototypes is not None:
@@ -39,10 +44,15 @@ class _Writer:
             value, channels = maps[tap.block] if tap.kind == "block" else embedding
             if tap.kind == "label":
                 value, channels = label, classes
+            elif tap.kind == "dense":
+                assert layers.dense is not None
+                mean = self.add("Reshape", self.add("GlobalAveragePool", value), self.int64s(-1, channels))
+                given = mean, self.constant(layers.dense.weight), self.constant(layers.dense.bias)
+                value = self.add("Gemm", *given, transB=1)
             elif tap.pooled:
                 value = self.add("Reshape", self.add("GlobalAveragePool", value), self.int64s(-1, channels))
             self.names[value] = tap.name
-            self.outputs.append((tap.name, 2 if tap.kind == "label" or tap.pooled else 4))
+            self.outputs.append((tap.name, 2 if tap.kind in ("label", "dense") or tap.pooled else 4))
 
     def model(self) -> onnx.ModelProto:
         for node in self.nodes:
@@ -52,7 +62,7 @@ class _Writer:
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *[None] * (axes - 1)])
             for name, axes in self.outputs
         ]
-        given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", *self.layers.shape])
+        given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", *self.layers.input_shape])
         graph = helper.make_graph(self.nodes, "mbconv", [given], outputs, self.constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
@@ -78,14 +88,26 @@ class _Writer:
     def spatial(self, layer: Spatial, x: str, group: int) -> str:
         return self.conv(x, layer.weight[:, None], layer.bias, group, layer.stride, layer.padding)
 
+    def pooled_stem(self, stem: PooledStem, x: str) -> str:
+        y = self.add("Relu", self.conv(x, stem.weight, stem.bias, 1, stem.stride, stem.padding))
+        pairs = {"kernel_shape": [1, 2], "strides": [1, 2]}
+        both = self.add("Concat", self.add("MaxPool", y, **pairs), self.add("AveragePool", y, **pairs), axis=1)
+        return self.pointwise(stem.pool, both)
+
+    def patch_head(self, head: PatchHead, x: str) -> str:
+        y = self.add("Mul", x, self.constant(head.scale[:, None, None]))
+        y = self.add("Relu", self.add("Add", y, self.constant(head.shift[:, None, None])))
+        return self.add("Relu", self.conv(y, head.weight, head.bias, 1, 1, (0, 0, 0, 0)))
+
     def swish(self, x: str) -> str:
         return self.add("Mul", x, self.add("Sigmoid", x))
 
     def block(self, block: Block, x: str) -> str:
         y = x if block.expand is None else self.swish(self.pointwise(block.expand, x))
         y = self.swish(self.spatial(block.depthwise, y, len(block.depthwise.bias)))
-        squeezed = self.swish(self.pointwise(block.gate.reduce, self.add("GlobalAveragePool", y)))
-        y = self.add("Mul", self.add("Sigmoid", self.pointwise(block.gate.expand, squeezed)), y)
+        if block.gate is not None:
+            squeezed = self.swish(self.pointwise(block.gate.reduce, self.add("GlobalAveragePool", y)))
+            y = self.add("Mul", self.add("Sigmoid", self.pointwise(block.gate.expand, squeezed)), y)
         y = self.pointwise(block.project, y)
         return self.add("Add", x, y) if block.residual else y
 

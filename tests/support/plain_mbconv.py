@@ -6,33 +6,57 @@ It shares nothing with the engine but the dataclasses of the layers. Maps are [c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bce.engine.compiled.layers import Block, Gate, Layers, Padding, Pointwise, Prototypes, Spatial, Tap
+from bce.engine.compiled.layers import (
+    Block,
+    Gate,
+    Layers,
+    Padding,
+    PatchHead,
+    Pointwise,
+    PooledStem,
+    Prototypes,
+    Spatial,
+    Tap,
+)
 
 Floats = NDArray[Any]
 
 
 def forward(layers: Layers, x: Floats, dtype: DTypeLike = np.float64) -> list[Floats]:
-    """The outputs in the order of the taps, for one input [height, width], computed in a float type."""
-    if x.shape != layers.shape:
-        raise ValueError(f"an input {x.shape}, expected {layers.shape}")
+    """The outputs in the order of the taps, for one input of the network's shape, computed in a float type."""
+    if x.shape != layers.input_shape:
+        raise ValueError(f"an input {x.shape}, expected {layers.input_shape}")
     with np.errstate(over="ignore"):  # exp of a very negative number's negative: the sigmoid is 0 then, which is right
-        y = swish(spatial(layers.stem, x.astype(dtype)[None]))
+        if isinstance(layers.stem, PooledStem):
+            y = pooled_stem(layers.stem, x.astype(dtype))
+        else:
+            y = swish(spatial(layers.stem, x.astype(dtype)[None]))
         maps = []
         for block in layers.blocks:
             y = mbconv(block, y)
             maps.append(y)
-        embedding = None if layers.head is None else swish(pointwise(layers.head, y))
+        embedding = None
+        if isinstance(layers.head, PatchHead):
+            embedding = patch_head(layers.head, y)
+        elif layers.head is not None:
+            embedding = swish(pointwise(layers.head, y))
         found = []
         for tap in layers.taps:
             if tap.kind == "label":
                 assert layers.prototypes is not None
                 assert embedding is not None
                 found.append(logits(layers.prototypes, embedding))
+                continue
+            if tap.kind == "dense":
+                assert layers.dense is not None
+                assert embedding is not None
+                found.append(pointwise(layers.dense, embedding.mean(axis=(1, 2))[:, None])[:, 0])
                 continue
             tapped = maps[tap.block] if tap.kind == "block" else embedding
             assert tapped is not None
@@ -71,11 +95,31 @@ def spatial(layer: Spatial, x: Floats) -> Floats:
     return out + layer.bias[:, None, None].astype(x.dtype)
 
 
+def convolved(weight: Floats, bias: Floats, stride: int, padding: Padding, x: Floats) -> Floats:
+    """Every output sees all channels: one product for each position."""
+    top, left, bottom, right = padding
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2:], axis=(1, 2))[:, ::stride, ::stride]
+    return np.einsum("chwij,ocij->ohw", seen, weight.astype(x.dtype)) + bias[:, None, None].astype(x.dtype)
+
+
+def pooled_stem(stem: PooledStem, x: Floats) -> Floats:
+    y = np.maximum(convolved(stem.weight, stem.bias, stem.stride, stem.padding, x), 0)
+    left, right = y[..., 0::2], y[..., 1::2]
+    return pointwise(stem.pool, np.concatenate([np.maximum(left, right), (left + right) / 2]))
+
+
+def patch_head(head: PatchHead, x: Floats) -> Floats:
+    y = np.maximum(x * head.scale[:, None, None].astype(x.dtype) + head.shift[:, None, None].astype(x.dtype), 0)
+    return np.maximum(convolved(head.weight, head.bias, 1, (0, 0, 0, 0), y), 0)
+
+
 def mbconv(block: Block, x: Floats) -> Floats:
     y = x if block.expand is None else swish(pointwise(block.expand, x))
     y = swish(spatial(block.depthwise, y))
-    mean = y.mean(axis=(1, 2), keepdims=True)
-    y = y * sigmoid(pointwise(block.gate.expand, swish(pointwise(block.gate.reduce, mean))))
+    if block.gate is not None:
+        mean = y.mean(axis=(1, 2), keepdims=True)
+        y = y * sigmoid(pointwise(block.gate.expand, swish(pointwise(block.gate.reduce, mean))))
     y = pointwise(block.project, y)
     return x + y if block.residual else y
 
@@ -150,6 +194,53 @@ def random_layers(
         taps.append(Tap("label", "label"))
     order = rng.permutation(len(taps))
     return Layers(shape, stem, tuple(made), tuple(taps[place] for place in order), last, classifier)
+
+
+def random_relu_layers(rng: np.random.Generator, blocks: int | None = None) -> Layers:
+    """A small network with a pooled stem, blocks with and without gates, a head of patches and a dense classifier."""
+    planes, channels = int(rng.integers(1, 4)), (2, 3, 5, 8, 11, 16, 17, 24, 33)
+
+    def width() -> int:
+        return int(rng.choice(channels))
+
+    high, wide, stride = int(rng.integers(1, 5)), int(rng.integers(1, 9)), int(rng.integers(1, 3))
+    stride = min(stride, high, wide)
+    padding: Padding = tuple(int(rng.integers(0, n)) for n in (high, wide, high, wide))  # type: ignore[assignment]
+    inside, out = width(), width()
+    weight = rng.standard_normal((inside, planes, high, wide)) * 1.4 / np.sqrt(planes * high * wide)
+    pool = random_pointwise(rng, 2 * inside, out, 1.0)
+    bias = (0.3 * rng.standard_normal(inside)).astype(np.float32)
+    stem = PooledStem(weight.astype(np.float32), bias, stride, padding, pool)
+    while True:
+        shape = (int(rng.integers(8, 41)), int(rng.integers(8, 41)))
+        if stem.convolved(*shape)[1] % 2 == 0 and min(stem.size(*shape)) > 3:
+            break
+    size, inside, made = stem.size(*shape), out, []
+    for _ in range(int(rng.integers(1, 4)) if blocks is None else blocks):
+        block = random_block(rng, inside, width(), size, of_swish=False)
+        if rng.random() < 0.5:
+            block = replace(block, gate=None)
+        after = block.depthwise.size(*size)
+        if min(after) < 2:
+            break
+        made.append(block)
+        size, inside = after, len(block.project.bias)
+    kernel, out = int(rng.integers(1, min(3, *size) + 1)), width()
+    weight = rng.standard_normal((out, inside, kernel, kernel)) * 1.4 / np.sqrt(inside * kernel * kernel)
+    head = PatchHead(
+        rng.uniform(0.5, 2, inside).astype(np.float32),
+        (0.3 * rng.standard_normal(inside)).astype(np.float32),
+        weight.astype(np.float32),
+        (0.3 * rng.standard_normal(out)).astype(np.float32),
+    )
+    dense = random_pointwise(rng, out, int(rng.integers(1, 70)), 1.0)
+    taps = [Tap("embedding", "embedding", pooled=bool(rng.random() < 0.7)), Tap("logits", "dense")]
+    if made and rng.random() < 0.5:
+        taps.append(Tap("block", "block", len(made) - 1, pooled=bool(rng.random() < 0.5)))
+    if not made:
+        return random_relu_layers(rng, blocks)
+    order = rng.permutation(len(taps))
+    return Layers(shape, stem, tuple(made), tuple(taps[place] for place in order), head, dense=dense)
 
 
 def random_block(rng: np.random.Generator, inside: int, outside: int, size: tuple[int, int], of_swish: bool) -> Block:

@@ -60,7 +60,7 @@ def last_size(layers: Layers) -> tuple[int, int]:
 
 
 def an_input(layers: Layers, seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal(layers.shape).astype(np.float32)
+    return np.random.default_rng(seed).standard_normal(layers.input_shape).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

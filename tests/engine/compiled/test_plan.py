@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from support.plain_mbconv import random_layers
 
@@ -17,7 +17,7 @@ from bce.engine.compiled.plan import EXACT_BLOCKS, elements, panels_of, plan_blo
 AVX512 = ISAS["avx512"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     kernel=st.sampled_from([1, 3, 5, 8]),
     stride=st.integers(1, 8),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from support.forms import host
 from support.guarded import STRIPS
 from support.kernel_calls import lanes_of
-from support.plain_mbconv import forward, random_pointwise, random_spatial
+from support.plain_mbconv import forward, random_pointwise, random_relu_layers, random_spatial
 from support.programs import KINDS, Running, an_input, compiled, network, running
 
 from bce.engine.compiled import plan
@@ -55,6 +55,14 @@ def test_bfloat16(target: Target, kind: str) -> None:
         pytest.skip("no bfloat16 in this form")
     errors = assert_right(network(kind), running(kind, "bf16", target), "bf16")
     assert max(errors) > 5e-4
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pooled_stems_patches_and_dense_classifiers(target: Target, seed: int) -> None:
+    """Of any sizes, behind blocks with and without gates, in each precision."""
+    layers = random_relu_layers(np.random.default_rng(seed))
+    for precision in ("fp32", "bf16") if target.bf16 else ("fp32",):
+        assert_right(layers, compiled(layers, precision, target), precision)
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("classes with members", "fp32"), ("maps", "fp32"), ("deep", "bf16")])

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.plain_mbconv import forward, random_layers
+from support.plain_mbconv import forward, random_layers, random_relu_layers
 
 from bce.engine.compiled.layers import Layers
 from bce.engine.network.default import DEFAULT_BUNDLE
@@ -80,16 +80,16 @@ def test_exported_graphs(outputs: tuple[str, ...], members: Any, small_weights: 
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 1 << 32))
-def test_random_layers_are_read_as_they_are(seed: int, tmp_path: Path) -> None:
+@given(seed=st.integers(0, 1 << 32), make=st.sampled_from([random_layers, random_relu_layers]))
+def test_random_layers_are_read_as_they_are(seed: int, make: Any, tmp_path: Path) -> None:
     """Maps and means, any order of outputs, odd shapes; in any order of the nodes."""
     rng = np.random.default_rng(seed)
-    layers = random_layers(rng)
+    layers = make(rng)
     model = to_onnx(layers)
     path = written(model, tmp_path)
     found = read_layers(path)
     same(found, layers)
-    x = rng.standard_normal(layers.shape).astype(np.float32)
+    x = rng.standard_normal(layers.input_shape).astype(np.float32)
     # a mean of one channel or two may lie close to 0, where float32 is farther off than in a whole network
     agrees_with_onnx_runtime(path, found, x, most=1e-4)
     assert all(output.dtype == np.float32 for output in forward(found, x, np.float32))
