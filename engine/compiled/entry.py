@@ -86,10 +86,13 @@ def _taken_apart(writer: Writer, stem: PooledStem, shape: tuple[int, int], spec:
     plane = (height + top + bottom) * row
     count = stem.weight.shape[1]
     place, one = writer.s(writer.arena.take(count * plane)), writer.s(writer.arena.take(row))
-    if top or bottom:
-        writer.fill(place, count * plane)
     writer.fill(one, row)
     apart = phases(writer.module, isa, spec)
+    with writer.f.loop(count) as over:
+        mine = place.at(over.index * plane)
+        for first, zeros in ((0, top), (top + height, bottom)):
+            if zeros:
+                writer.fill(mine.at(first * row), zeros * row)
     with writer.f.loop(count) as over, writer.f.loop(height) as down:
         given = writer.x.at(over.index * (height * width * WORD), down.index * (width * WORD))
         writer.copy(one.at(left * WORD), given, width * WORD)

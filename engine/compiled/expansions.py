@@ -79,9 +79,7 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
     return Expansion(name, source, writer.put(weight), writer.put(bias), weight[0].nbytes, stem.stride * wide, 1)
 
 
-def block_expansion(
-    writer: Writer, layer: Pointwise, plan: BlockPlan, run: Run, source: Map, target: Map
-) -> Expansion:
+def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, run: Run, source: Map, target: Map) -> Expansion:
     """A block's expansion to the channels of a run of panels.
 
     Args:

@@ -223,6 +223,17 @@ def panels_of(vectors: int) -> tuple[int, int]:
     return panel, -(-vectors // panel)
 
 
+def panels_on(pixels: int, vectors: int, isa: Isa) -> tuple[int, int]:
+    """The same for a flat map of so few pixels that a tile which does not divide them does many of them twice."""
+
+    def time(wide: int) -> float:
+        size = min(isa.pixels[wide], pixels)
+        return -(-vectors // wide) * wide / _SPEED[wide] * -(-pixels // size) * size
+
+    panel = min(_SPEED, key=lambda wide: (time(wide), -wide))
+    return panel, -(-vectors // panel)
+
+
 def runs_of(vectors: int) -> tuple[Run, ...]:
     """Panels for so many vectors, the wider ones first: of one width, or of two where that is worth it."""
     even = Run(0, *panels_of(vectors))

@@ -12,7 +12,7 @@ from bce.engine.compiled.maps import DEPTHS, LINE, SIZES, Element
 WORD = 4
 """Bytes of what is broadcast: one float32 channel of a pixel, or two in bfloat16."""
 NEAR = 4096
-"""Bytes by which a panel's only tile fetches its own weights ahead: it reads each once, as fast as memory gives them."""
+"""Bytes by which a panel's only tile fetches its own weights ahead: each is read once, as fast as memory gives them."""
 
 
 def steps_of(channels: int, element: Element) -> int:
@@ -120,7 +120,7 @@ class Tile:
 def share_of_next(
     weights: Value, channels: int, element: Element, vectors: int, isa: Isa, tiles: int, tile: Value
 ) -> Ahead | None:
-    """What tile number ``tile`` of ``tiles`` fetches of the next panel's weights; a panel's only tile fetches near ones.
+    """What tile number ``tile`` of ``tiles`` fetches of the next panel's weights; an only tile fetches its own.
 
     With many tiles the weights are a small part of the work, and nothing is fetched.
     """
