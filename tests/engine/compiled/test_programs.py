@@ -11,7 +11,7 @@ from support.forms import host
 from support.guarded import STRIPS
 from support.kernel_calls import lanes_of
 from support.plain_mbconv import forward, random_pointwise, random_relu_layers, random_spatial
-from support.programs import KINDS, Running, an_input, compiled, network, running
+from support.programs import KINDS, RELU_KINDS, Running, an_input, compiled, network, running
 
 from bce.engine.compiled import plan
 from bce.engine.compiled.compilation import compile_object
@@ -43,7 +43,7 @@ def assert_right(layers: Layers, program: Running, precision: Precision) -> list
     return errors
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *RELU_KINDS])
 def test_exact(target: Target, kind: str) -> None:
     assert_right(network(kind), running(kind, "fp32", target), "fp32")
 
