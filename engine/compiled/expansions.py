@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bce.engine.compiled.emitter import Value
 from bce.engine.compiled.kernels.expand import Expand, expand
 from bce.engine.compiled.kernels.product import WORD
-from bce.engine.compiled.layers import Layers, Pointwise
+from bce.engine.compiled.layers import Layers, Pointwise, Spatial
 from bce.engine.compiled.maps import Map
 from bce.engine.compiled.packing import packed, packed_taps, padded
 from bce.engine.compiled.plan import BlockPlan, Run
@@ -47,6 +47,7 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
         target: a map with the stem's rows, for the places of its rows and vectors.
         swish: how near.
     """
+    assert isinstance(layers.stem, Spatial)
     stem, (height, width) = scaled(layers.stem, swish), layers.shape
     top, left, bottom, right = stem.padding
     wide = (width + left + right) * WORD

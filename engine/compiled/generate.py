@@ -118,6 +118,7 @@ def generate(layers: Layers, precision: Precision, isa: Isa, *, clock: bool = Fa
     if layers.head is not None:
         channels = len(layers.head.bias)
         if isinstance(layers.head, PatchHead):
+            assert found is not None
             spatial = patch_head(writer, layers.head, found, chosen.head)
         else:
             spatial = pointwise_head(writer, layers.head, blocks.last(chosen.head))

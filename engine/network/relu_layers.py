@@ -26,7 +26,7 @@ def pooled_stem(nodes: Nodes, x: MapValue) -> tuple[PooledStem, MapValue]:
     y = _relu(nodes, take_whole_conv(nodes, conv, x))
     if y.width % 2:
         refuse(conv.node, f"makes rows of {y.width} pixels, expected pairs")
-    largest = nodes.take(nodes.user(y.value, "MaxPool"), [y.value], storage_order=0, **_PAIRS)
+    largest = nodes.take(nodes.user(y.value, "MaxPool"), [y.value], (), storage_order=0, **_PAIRS)
     mean = nodes.take(nodes.user(y.value, "AveragePool"), [y.value], ("count_include_pad",), **_PAIRS)
     joined = nodes.take(nodes.user(largest, "Concat"), [largest, mean], axis=1)
     both = MapValue(joined, 2 * y.channels, y.height, y.width // 2)

@@ -8,9 +8,15 @@ from collections.abc import Collection
 from bce.engine.errors import BundleError, OptionsError, TableError
 from bce.engine.geometry import ChunkGrid
 from bce.engine.network.bundle import MANIFEST, PRIORS, Bundle
+from bce.engine.post.deployments import Places
 from bce.engine.post.options import PostprocessOptions, Step, kept_values, tuned_options
 from bce.engine.post.postprocessor import Postprocessor
 from bce.engine.post.priors import Priors
+from bce.engine.post.range_model import RANGE, RangeModel
+from bce.engine.post.ranges import Ranges
+
+NO_RANGE_MODEL = f"the bundle has no range model ({RANGE})"
+NO_PLACE = "it is not known where the recordings were made: --place LAT,LON or --deployments CSV says it"
 
 
 def postprocess_options(bundle: Bundle) -> PostprocessOptions:
@@ -45,12 +51,28 @@ def bundled_priors(bundle: Bundle) -> Priors | None:
         raise BundleError(f"{error.reason}; --prior-strength none runs without them", file) from None
 
 
+def bundled_range_model(bundle: Bundle) -> RangeModel | None:
+    """The range model that a bundle brings, or None.
+
+    Raises:
+        BundleError: it is not what it should be, or has other classes than the bundle.
+    """
+    file = bundle.file(RANGE)
+    if file is None:
+        return None
+    model, classes = RangeModel.load(file), len(bundle.classes)
+    if model.classes != classes:
+        raise BundleError(f"has {model.classes} classes, its bundle {classes}; --range off runs without it", file)
+    return model
+
+
 def bundle_postprocessor(
     bundle: Bundle,
     options: PostprocessOptions,
     priors: str | os.PathLike[str] | None = None,
     required: Collection[Step] = (),
     grid: ChunkGrid | None = None,
+    places: Places | None = None,
 ) -> Postprocessor:
     """What turns a bundle's logits into the scores of a table.
 
@@ -60,6 +82,8 @@ def bundle_postprocessor(
         priors: a site x hour table in place of the bundle's own.
         required: steps that the user asked for by name.
         grid: the chunks of the run; None for the bundle's own.
+        places: where the recordings were made, for the bundle's range model, which is then required; None where that is
+            not known.
 
     Raises:
         OptionsError: a required step lacks what it needs, or an excluded group does not exist.
@@ -69,5 +93,18 @@ def bundle_postprocessor(
     found = None
     if options.uses_prior:
         found = bundled_priors(bundle) if priors is None else Priors.load(priors)
+    if places is not None:
+        required = (*required, "range")
+    ranges = _ranges(bundle, places, asked="range" in required) if options.uses_range else None
     brought = kept_values(bundle.manifest.post, options)
-    return Postprocessor(options, bundle.taxonomy, grid or bundle.manifest.grid, found, required, brought)
+    return Postprocessor(options, bundle.taxonomy, grid or bundle.manifest.grid, found, required, brought, ranges)
+
+
+def _ranges(bundle: Bundle, places: Places | None, *, asked: bool) -> Ranges | str | None:
+    """The step, or why there is none; None where nobody asks for one and the bundle has none."""
+    if bundle.file(RANGE) is None:
+        return NO_RANGE_MODEL if asked else None
+    if places is None:
+        return NO_PLACE
+    model = bundled_range_model(bundle)
+    return None if model is None else Ranges(model, places)

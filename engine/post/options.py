@@ -11,7 +11,8 @@ from bce.engine.errors import BundleError, OptionsError, one_line, shown
 from bce.engine.taxonomy import Level
 
 SmoothOn = Literal["logits", "probabilities"]
-Step = Literal["prior", "gaussian", "taxonomy"]
+RangeMode = Literal["off", "mask", "prior"]
+Step = Literal["prior", "range", "gaussian", "taxonomy"]
 
 LEVELS: tuple[Level, ...] = ("genus", "family", "class")
 MAX_STRENGTH = 10.0
@@ -29,6 +30,11 @@ class PostprocessOptions:
         smooth_on: what the Gaussian averages.
         taxonomy: level and amount (0..1) of each taxonomy smoothing, in the order genus, family, class.
         exclude: names of groups that taxonomy smoothing leaves alone, such as the sonotypes' "Insect".
+        range_mode: what is made of the range model where a recording's place is known: "mask" gives classes that are
+            not likely there and then the score 0, "prior" adds their log-odds to the logits.
+        range_threshold: a class whose probability is below it is masked, 0 (none) to 1.
+        range_strength: factor on the log-odds of the probabilities, 0 (off) to 10; probabilities are kept within
+            1e-4..1 - 1e-4 before, so that they are within +-9.21.
 
     Raises:
         OptionsError: a value is out of range.
@@ -40,6 +46,9 @@ class PostprocessOptions:
     smooth_on: SmoothOn = "logits"
     taxonomy: tuple[tuple[Level, float], ...] = (("genus", 0.15), ("class", 0.05))
     exclude: tuple[str, ...] = ()
+    range_mode: RangeMode = "mask"
+    range_threshold: float = 0.03
+    range_strength: float = 1.0
 
     def __post_init__(self) -> None:
         _in_range("prior strength known", self.prior_known, MAX_STRENGTH)
@@ -52,15 +61,24 @@ class PostprocessOptions:
             raise OptionsError(f"taxonomy smoothing names {', '.join(levels)}, expected {', '.join(LEVELS)} once each")
         for level, amount in self.taxonomy:
             _in_range(f"taxonomy smoothing {level}", amount, 1.0)
+        if self.range_mode not in get_args(RangeMode):
+            raise OptionsError(f"range is {shown(self.range_mode)}, expected one of {', '.join(get_args(RangeMode))}")
+        _in_range("range threshold", self.range_threshold, 1.0)
+        _in_range("range strength", self.range_strength, MAX_STRENGTH)
 
     @classmethod
     def raw(cls) -> Self:
         """All off: probabilities are the sigmoid of the logits."""
-        return cls(prior_known=0.0, prior_unknown=0.0, sigma=0.0, taxonomy=())
+        return cls(prior_known=0.0, prior_unknown=0.0, sigma=0.0, taxonomy=(), range_mode="off")
 
     @property
     def uses_prior(self) -> bool:
         return self.prior_known > 0 or self.prior_unknown > 0
+
+    @property
+    def uses_range(self) -> bool:
+        strength = {"off": 0.0, "mask": self.range_threshold, "prior": self.range_strength}
+        return strength[self.range_mode] > 0
 
     @property
     def levels(self) -> tuple[tuple[Level, float], ...]:
@@ -125,13 +143,14 @@ def _described(name: str, value: Any) -> str:
 
 _KINDS = {
     "smooth_on": "a text",
+    "range_mode": "a text",
     "taxonomy": "an object of amounts by level",
     "exclude": "a list of texts",
 }
 
 
 def _is_of_its_kind(name: str, value: Any) -> bool:
-    if name == "smooth_on":
+    if name in ("smooth_on", "range_mode"):
         return isinstance(value, str)
     if name == "exclude":
         return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -12,6 +12,7 @@ from bce.engine.errors import OptionsError
 from bce.engine.geometry import ChunkGrid
 from bce.engine.post.options import PostprocessOptions, Step
 from bce.engine.post.priors import Basis, Priors
+from bce.engine.post.ranges import RangeBasis, Ranged, Ranges
 from bce.engine.post.steps import add_prior, gaussian_radius, postprocess, taxonomy_groups
 from bce.engine.recording import Recording
 from bce.engine.results import Outcome, Part
@@ -28,6 +29,7 @@ class ScoredPart:
         scores: float64 [chunks, classes] within 0..1.
         outcome: what became of the recording, with its last part; None before.
         prior: with the last part, how many chunks' priors rest on what.
+        range: with the last part, the place and the week that the ranges rest on; None where none were applied.
     """
 
     recording: Recording
@@ -35,6 +37,7 @@ class ScoredPart:
     scores: NDArray[np.float64]
     outcome: Outcome | None = None
     prior: dict[Basis, int] = field(default_factory=dict)
+    range: RangeBasis | None = None
 
 
 class Postprocessor:
@@ -50,6 +53,8 @@ class Postprocessor:
         priors: the site x hour table, or None.
         required: steps that the user asked for by name.
         brought: values of the options that the bundle brings, for :meth:`describe`.
+        ranges: the range model for these classes and where recordings were made; or why there is no range
+            model or no place; None where nothing is to be said of them.
 
     Raises:
         OptionsError: a required step lacks what it needs, or an excluded group does not exist.
@@ -63,6 +68,8 @@ class Postprocessor:
     _next: int
     """Position of the next row to give out."""
     _prior: dict[Basis, int]
+    _ranged: Ranged | None
+    """What the range model says of the recording; None before its first part."""
 
     def __init__(
         self,
@@ -72,6 +79,7 @@ class Postprocessor:
         priors: Priors | None = None,
         required: Collection[Step] = (),
         brought: Collection[str] = (),
+        ranges: Ranges | str | None = None,
     ) -> None:
         self._brought = tuple(brought)
         self._missing: dict[Step, str] = {}
@@ -82,6 +90,9 @@ class Postprocessor:
         if absent:
             self._missing["taxonomy"] = f"the class table has no {' and no '.join(absent)} column"
             options = replace(options, taxonomy=tuple(item for item in options.levels if item[0] not in absent))
+        self._ranges = ranges if isinstance(ranges, Ranges) and options.uses_range else None
+        if isinstance(ranges, str) and options.uses_range:
+            self._missing["range"] = ranges
         for step in required:
             if step in self._missing:
                 raise OptionsError(f"cannot run the {step} step that was asked for: {self._missing[step]}")
@@ -99,19 +110,26 @@ class Postprocessor:
         Rows whose smoothing reaches beyond what has come wait for the next part, so that the scores are the same
         however a recording is cut. Parts come in order, one recording after the other.
         """
-        self._held = np.concatenate([self._held, self._with_prior(part)])
+        if self._ranged is None:
+            self._ranged = Ranged() if self._ranges is None else self._ranges.of(part.recording, self.options)
+        ranged = self._ranged
+        logits = self._with_prior(part)
+        if ranged.log_odds is not None:
+            logits += ranged.log_odds
+        self._held = np.concatenate([self._held, logits])
         end = self._first + len(self._held)
         until = end if part.last else max(self._next, end - self._reach)
         slab = slice(max(0, self._next - self._reach - self._first), min(end, until + self._reach) - self._first)
         rows = self._held[slab]
         begin = self._next - self._first - slab.start
-        scores = postprocess(rows, np.array([0, len(rows)]), self.options, self._groups)
+        scores = postprocess(rows, np.array([0, len(rows)]), self.options, self._groups, ranged.masked)
         done = ScoredPart(
             part.recording,
             self._next,
             scores[begin : begin + until - self._next],
             part.outcome,
             self._prior if part.last else {},
+            ranged.basis if part.last else None,
         )
         if part.last:
             self._begin()
@@ -125,6 +143,7 @@ class Postprocessor:
         self._held = np.empty((0, self._classes))
         self._first = self._next = 0
         self._prior = {}
+        self._ranged = None
 
     def _with_prior(self, part: Part) -> NDArray[np.float64]:
         """A part's logits in float64, with the prior added."""
@@ -151,14 +170,18 @@ class Postprocessor:
         amounts = ", ".join(f"{level} {amount:g}" for level, amount in options.levels)
         if amounts and options.exclude:
             amounts += f", without {', '.join(options.exclude)}"
-        lines = [
-            prior if options.uses_prior else "prior: off",
-            f"Gaussian: sigma {options.sigma:g} chunks, on {options.smooth_on}" if options.sigma else "Gaussian: off",
-            f"taxonomy: {amounts}, on probabilities" if amounts else "taxonomy: off",
-        ]
-        for line, step in ((0, "prior"), (2, "taxonomy")):
-            if step in self._missing:
-                lines[line] += f" ({self._missing[step]})"
+        lines: dict[Step, str] = {"prior": prior if options.uses_prior else "prior: off"}
+        if self._ranges is not None:
+            lines["range"] = self._ranges.describe(options)
+        elif "range" in self._missing:
+            lines["range"] = "range: off"
+        lines["gaussian"] = "Gaussian: off"
+        if options.sigma:
+            lines["gaussian"] = f"Gaussian: sigma {options.sigma:g} chunks, on {options.smooth_on}"
+        lines["taxonomy"] = f"taxonomy: {amounts}, on probabilities" if amounts else "taxonomy: off"
+        for step, missing in self._missing.items():
+            lines[step] += f" ({missing})"
+        said = list(lines.values())
         if self._brought:
-            lines.append(f"of these the bundle brings: {', '.join(self._brought)}")
-        return lines
+            said.append(f"of these the bundle brings: {', '.join(self._brought)}")
+        return said

@@ -1,9 +1,11 @@
-"""The steps of post-processing: prior, Gaussian over time, sigmoid, taxonomy, in this order.
+"""The steps of post-processing: prior, range, Gaussian over time, sigmoid, taxonomy, in this order.
 
-- The prior is evidence in log-odds, so it is added to logits.
+- The prior is evidence in log-odds, so it is added to logits; so is the range model's, where it serves as a prior.
 - The Gaussian runs over a recording's chunks, on logits by default: averaging evidence lets one clear chunk lift its
   neighbours without being flattened first. Edges repeat; zeros would pull the first and last chunk towards 0.5.
 - Taxonomy smoothing averages what relatives score, which only means something on one scale: on probabilities.
+- A masked class is not there: it has no part in the means of its relatives and ends at :data:`MASKED`, whatever the
+  Gaussian, which keeps to a class, has made of its logits.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from bce.engine.taxonomy import Taxonomy
 F = TypeVar("F", bound=np.floating)
 
 TRUNCATE = 4.0
+MASKED = 0.0
+"""The score of a class that is not there: below all that is heard, as the sigmoid of a logit is never 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,10 @@ class Groups:
         members = np.bincount(ids[ids >= 0], minlength=1)
         single = (ids < 0) | (members[np.maximum(ids, 0)] < 2)
         return cls(np.where(single, -1, ids).astype(np.int32), np.maximum(members, 1).astype(np.float64), amount)
+
+    def without(self, classes: NDArray[np.bool_]) -> Self:
+        """The same groups without some classes, bool [classes]."""
+        return self.of(np.where(classes, -1, self.group).astype(np.int32), self.amount)
 
 
 def taxonomy_groups(taxonomy: Taxonomy, options: PostprocessOptions) -> list[Groups]:
@@ -117,6 +125,7 @@ def postprocess(
     offsets: NDArray[np.int64],
     options: PostprocessOptions,
     groups: Sequence[Groups] = (),
+    masked: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Logits, with their prior where there is one, to probabilities.
 
@@ -125,6 +134,7 @@ def postprocess(
         offsets: int64 [recordings + 1]: recording i has the rows offsets[i] to offsets[i + 1].
         options: sigma and what the Gaussian averages.
         groups: levels of taxonomy smoothing (:func:`taxonomy_groups`).
+        masked: classes that are not there, bool [classes]: their scores are :data:`MASKED`.
 
     Returns:
         float64 [rows, classes] within 0..1.
@@ -135,4 +145,10 @@ def postprocess(
     scores = np.asarray(expit(scores), dtype=np.float64)
     if options.smooth_on == "probabilities":
         scores = smooth_time(scores, offsets, options.sigma)
-    return smooth_taxonomy(scores, groups) if groups else scores
+    if masked is not None:
+        groups = [level.without(masked) for level in groups]
+    if groups:
+        scores = smooth_taxonomy(scores, groups)
+    if masked is not None:
+        scores[:, masked] = MASKED
+    return scores

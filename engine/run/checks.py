@@ -10,6 +10,7 @@ from bce.engine.audio.recordings import NoRecordingsError, find_recordings
 from bce.engine.errors import OptionsError, TableError
 from bce.engine.files import check_apart, check_place
 from bce.engine.network.bundle import Bundle
+from bce.engine.post.deployments import Deployments, Places
 from bce.engine.recording import Recording
 from bce.engine.run.engine import EngineOptions
 from bce.engine.run.options import RunOptions
@@ -68,9 +69,18 @@ def check_inputs(bundle: Bundle, options: RunOptions, recordings: Sequence[Recor
     Raises:
         OptionsError: one would; or lies in the bundle, or is another output.
     """
-    tables = (options.sample_submission, options.priors)
+    tables = (options.sample_submission, options.priors, options.deployments)
     inputs = [*(recording.path for recording in recordings), *(path for path in tables if path is not None)]
     check_apart(outputs, inputs, [bundle.path])
+
+
+def places(options: RunOptions) -> Places | None:
+    """Where the recordings were made, as far as the run was told.
+
+    Raises:
+        TableError: the table of deployments cannot be read.
+    """
+    return options.place if options.deployments is None else Deployments.read(options.deployments)
 
 
 def find(options: RunOptions, passed_over: list[str], *, may_be_none: bool) -> list[Recording]:

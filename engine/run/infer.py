@@ -63,7 +63,12 @@ def infer(
     postprocessor = None
     if options.scored:
         postprocessor = bundle_postprocessor(
-            bundle, postprocess, options.priors, options.required, options.engine.grid_for(bundle)
+            bundle,
+            postprocess,
+            options.priors,
+            options.required,
+            options.engine.grid_for(bundle),
+            checks.places(options),
         )
     report.settings["postprocessing"] = [] if postprocessor is None else postprocessor.describe()
     with ExitStack() as stack:
@@ -178,4 +183,6 @@ def _settings(bundle: Bundle, options: RunOptions, postprocess: PostprocessOptio
         "budget": None if options.budget is None else asdict(options.budget),
         "postprocess": asdict(postprocess),
         "priors": None if options.priors is None else str(options.priors),
+        "place": None if options.place is None else asdict(options.place),
+        "deployments": None if options.deployments is None else str(options.deployments),
     }

@@ -8,6 +8,7 @@ from typing import get_args
 
 from bce.engine.audio.names import BIRDCLEF, NameRule
 from bce.engine.errors import OptionsError
+from bce.engine.post.deployments import Place
 from bce.engine.post.options import PostprocessOptions, Step
 from bce.engine.run.budget import BudgetOptions
 from bce.engine.run.engine import EngineOptions, FeaturesPer
@@ -31,12 +32,14 @@ class RunOptions:
         postprocess: prior, Gaussian and taxonomy smoothing; None for the values that the bundle was tuned to.
         required: post-processing steps that were asked for by name: without what they need the run is refused.
         priors: a site x hour table in place of the bundle's own.
+        place: where all recordings were made, for the bundle's range model.
+        deployments: a table of their sites' places instead, see :class:`bce.engine.post.deployments.Deployments`.
         budget: a deadline for the whole process; None takes the time it takes.
         safe_csv: put an apostrophe before names in a CSV table that a spreadsheet would take for a formula.
         quiet: no progress.
 
     Raises:
-        OptionsError: ``features_per`` is neither.
+        OptionsError: ``features_per`` is neither, or there are a place and a table of places.
     """
 
     paths: tuple[Path, ...]
@@ -51,6 +54,8 @@ class RunOptions:
     postprocess: PostprocessOptions | None = None
     required: tuple[Step, ...] = ()
     priors: Path | None = None
+    place: Place | None = None
+    deployments: Path | None = None
     budget: BudgetOptions | None = None
     safe_csv: bool = False
     quiet: bool = False
@@ -70,3 +75,5 @@ class RunOptions:
             raise OptionsError(
                 f"features_per is {self.features_per!r}, it must be one of {', '.join(get_args(FeaturesPer))}"
             )
+        if self.place is not None and self.deployments is not None:
+            raise OptionsError("give either one place for all recordings or a table of deployments, not both")

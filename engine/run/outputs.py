@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 
 from bce.engine.post.postprocessor import Postprocessor, ScoredPart
 from bce.engine.results import Part
@@ -94,7 +95,9 @@ class Outputs:
             computed = len(self._expected.computed(part.recording, 0, chunks))
             missing = len(self._expected.missing(part.recording, part.outcome, chunks))
             prior = {} if scored is None else dict(scored.prior)
-            self._report.add(part.recording, part.outcome, computed + missing, computed, prior_from=prior)
+            ranges = None if scored is None or scored.range is None else asdict(scored.range)
+            told = {"prior_from": prior, "range_from": ranges}
+            self._report.add(part.recording, part.outcome, computed + missing, computed, **told)
 
     def finish(self) -> None:
         """Write the tables: each, also where another cannot be.

@@ -105,11 +105,13 @@ class RunReport:
         bad = ", ".join(
             f"{counts[name]} {name.replace('_', ' ')}" for name in ("short_read", "failed", "not_run") if counts[name]
         )
-        heard = "" if self.detections is None else f", {self.detections} detections"
         speed = self.audio_s / self.wall_s if self.wall_s else 0.0
+        rows = f"{self.rows} rows{f', {self.filled} of them filled' if self.filled else ''}"
+        written = [rows] if self.rows or self.detections is None else []
+        written += [] if self.detections is None else [f"{self.detections} detections"]
         return (
-            f"{sum(counts.values())} recordings ({counts['ok']} ok{', ' + bad if bad else ''}), {self.rows} rows"
-            f"{f', {self.filled} of them filled' if self.filled else ''}{heard}, {self.windows} windows,"
+            f"{sum(counts.values())} recordings ({counts['ok']} ok{', ' + bad if bad else ''}), "
+            f"{', '.join(written)}, {self.windows} windows,"
             f" {duration(self.wall_s)}, {speed:.1f}x real time"
         )
 

@@ -16,7 +16,7 @@ from bce.engine.errors import ExportError
 from bce.engine.frontends.birdnet import Branch
 from bce.export.birdnet.architecture import BLOCKS, KERNEL, POOL, STEM_KERNEL, STEM_PADDING, STEM_STRIDE, Block
 from bce.export.birdnet.weights import BlockWeights, Layer, Weights, check
-from bce.export.readers.terms import Affine, Binary, Conv, Input, Joined, Pairs, Pool, Reduce, Term
+from bce.export.readers.steps import Affine, Binary, Conv, Input, Joined, Pairs, Pool, Reduce, Term
 from bce.export.readers.uses import Uses
 
 _SPACE = frozenset("tm")
@@ -93,8 +93,8 @@ def _block(uses: Uses, x: Term, block: Block) -> tuple[BlockWeights, Term]:
         y = _binary(uses, y, opening, "mul", f"{part}, gate")
     project = _conv(uses, y, f"{part}, project", (1, 1), 1, _NONE)
     out: Term = _binary(uses, x, project, "add", f"{part}, residual") if block.residual else project
-    gate = (None, None) if reduce is None or widen is None else (_layer(reduce), _layer(widen))
-    return BlockWeights(_layer(expand), _layer(depthwise), *gate, _layer(project)), out
+    gate = [None if conv is None else _layer(conv) for conv in (reduce, widen)]
+    return BlockWeights(_layer(expand), _layer(depthwise), gate[0], gate[1], _layer(project)), out
 
 
 def _conv(

@@ -16,7 +16,8 @@ from bce.export.birdnet.architecture import EMBEDDING, LOGITS
 from bce.export.birdnet.frontend import read_frontend
 from bce.export.birdnet.recognise import recognise
 from bce.export.birdnet.weights import Weights
-from bce.export.readers.terms import Input, Tensor
+from bce.export.readers.steps import Input
+from bce.export.readers.terms import Tensor
 from bce.export.readers.tflite_graph import TfliteGraph
 from bce.export.readers.tflite_reader import check_waveforms, losses, running
 from bce.export.readers.tflite_terms import translate

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bce.engine.errors import OptionsError
+from bce.engine.errors import ExportError, OptionsError
+from bce.engine.files import sha256
 from bce.engine.frontends import birdnet
 from bce.engine.geometry import ChunkGrid
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.manifest import Head, Input, OutputKind, Placing, Score
 from bce.engine.post.priors import Priors
+from bce.engine.post.range_model import RANGE, RangeModel
 from bce.engine.taxonomy import Taxonomy
 from bce.export.birdnet.architecture import EMBEDDING, LOGITS
 from bce.export.birdnet.classes import SOURCE_WHY, map_to_labels, read_labels
 from bce.export.birdnet.exact import Exact, exact_spectrograms
 from bce.export.birdnet.graph import export_backbone
 from bce.export.birdnet.locate import locate
+from bce.export.birdnet.published import published_name
+from bce.export.birdnet.range_model import learnt, prove_range_model, read_range_model
 from bce.export.birdnet.sources import BirdnetSource, read_source
 from bce.export.classes import NO_SIGNAL, ClassMap
 from bce.export.commands.bundling import BACKBONE, Contents, Proof, Say, make_bundle, size_of
@@ -28,6 +33,7 @@ from bce.export.commands.places import check_place
 from bce.export.proof.check_audio import CheckInput, check_inputs
 from bce.export.proof.gates import END_TO_END_RELATIVE_L2, Limits
 from bce.export.proof.parity import Candidate, Definition
+from bce.export.sources import CannotRun
 
 FAMILY = "birdnet"
 ENTRY = Input(birdnet.INPUT, birdnet.SHAPE)
@@ -36,6 +42,7 @@ PLACING = Placing(shifts_s=(0.0,), reduce="max", step_s=1.0)
 all else with AUC 1.000 and 0.990, the mean with 0.976 and 0.980; windows at 0 and 2 s alone with 1.000 and 0.989."""
 POST = {"sigma": 0.0, "taxonomy": {}}
 """Scores are BirdNET's confidences, sigmoid(logit), unless a run or the export asks for smoothing."""
+NO_RANGE_MODEL = "none"
 _KINDS: dict[str, OutputKind] = {EMBEDDING: "embedding", LOGITS: "logits"}
 
 
@@ -64,12 +71,36 @@ def export_birdnet(options: BirdnetOptions, say: Say = lambda line: None) -> Bun
     say(f"reading {located.model}")
     source = read_source(located.model)
     labels = read_labels(named, source.weights.classes)
+    ranges = _read_ranges(options.range_model or located.range_model, source.weights.classes)
     class_map = None if taxonomy is None else map_to_labels(taxonomy, labels)
     if class_map is not None and not len(class_map.needed):
         raise OptionsError(f"none of its classes are in {named}", options.taxonomy)
     classes = labels if class_map is None else class_map.taxonomy
     check_postprocessing(options, priors, post, classes, ChunkGrid(birdnet.WINDOW.window_s))
-    return make_bundle(BirdnetExport(source, classes, class_map, inputs, post), options, say)
+    return make_bundle(BirdnetExport(source, classes, class_map, inputs, post, ranges), options, say)
+
+
+@dataclass(frozen=True, eq=False)
+class RangeFile:
+    """A range model that was read, for all of the source's classes, and its file."""
+
+    path: Path
+    model: RangeModel
+
+
+def _read_ranges(given: str | os.PathLike[str] | None, classes: int) -> RangeFile | None:
+    """The range model, if there is one and it is wanted."""
+    if given is None or str(given) == NO_RANGE_MODEL:
+        return None
+    path = Path(given).expanduser()
+    model = read_range_model(path)
+    if model.classes != classes:
+        raise ExportError(
+            f"has {model.classes} classes, BirdNET's file {classes}: give the range model that belongs to it, or "
+            f"--range-model {NO_RANGE_MODEL}",
+            path,
+        )
+    return RangeFile(path, model)
 
 
 @dataclass(frozen=True)
@@ -82,6 +113,7 @@ class BirdnetExport:
         class_map: which of the source's they are; None for all of them.
         inputs: the windows of the proof.
         post: tuned values of post-processing.
+        ranges: the range model; None for a bundle without one.
     """
 
     source: BirdnetSource
@@ -89,6 +121,7 @@ class BirdnetExport:
     class_map: ClassMap | None
     inputs: list[CheckInput]
     post: dict[str, Any]
+    ranges: RangeFile | None = None
     family = FAMILY
 
     @property
@@ -126,11 +159,13 @@ class BirdnetExport:
         return self.inputs
 
     def write(self, folder: Path, say: Say) -> Candidate:
-        """The backbone and the frontend's arrays."""
+        """The backbone, the frontend's arrays, and the range model."""
         weights, backbone, arrays = self.source.weights, folder / BACKBONE, folder / birdnet.ARRAYS
         widths = export_backbone(weights, backbone, self.class_map)
         birdnet.write_arrays(weights.branches, arrays)
         say(f"wrote {BACKBONE}: {size_of(backbone)}, outputs {', '.join(widths)}")
+        if self.ranges is not None:
+            _write_ranges(self.ranges, self.class_map, folder / RANGE, say)
         frontend = birdnet.spec(arrays)
         return Candidate(
             backbone=backbone,
@@ -159,3 +194,19 @@ class BirdnetExport:
 
     def int8(self, candidate: Candidate, out: Path, say: Say) -> None:
         """There is none."""
+
+
+def _write_ranges(ranges: RangeFile, class_map: ClassMap | None, out: Path, say: Say) -> None:
+    """Prove the range model against its file, cut it to the bundle's classes and write it."""
+    path, model = ranges.path, ranges.model
+    say(f"read {path.name}: {'published' if published_name(sha256(path)) else 'not a published file'}, {size_of(path)}")
+    try:
+        say(f"range model: probabilities within {prove_range_model(model, path):.1e} of LiteRT's")
+    except CannotRun as error:
+        say(f"range model: structure checked, numbers not ({error.reason})")
+    knows = learnt(model)
+    members = [(place,) for place in range(model.classes)] if class_map is None else class_map.members
+    cut = model.cut([of[0] if of and knows[of[0]] else -1 for of in members])
+    cut.save(out)
+    known = int(cut.known.sum())
+    say(f"wrote {out.name}: {size_of(out)}, {known} classes; {cut.classes - known} that it does not know are let be")

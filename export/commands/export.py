@@ -36,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
         "'birdnet' for the one that that package keeps",
     )
     add("--birdnet-labels", type=Path, metavar="FILE", help="BirdNET's labels (default: those beside its file)")
+    add(
+        "--range-model",
+        metavar="FILE",
+        help="BirdNET's range model, or 'none' to leave it out (default: the one beside its file, if there is one)",
+    )
     add("--perch-labels", type=Path, metavar="CSV", help="the published model's labels.csv")
     add("--taxonomy", type=Path, metavar="CSV", help="the classes to keep, with BirdCLEF's columns")
     add(
@@ -153,6 +158,7 @@ def _export(args: argparse.Namespace) -> None:
     if args.birdnet is not None:
         _export_birdnet(args)
         return
+    _check_unset(args, _BIRDNET_ONLY, "--birdnet", "--perch")
     blocks, outputs = parse_blocks(args.blocks), tuple(args.outputs.split(","))
     # torch and onnx come after everything that can be said without them
     from bce.export.commands.options import ExportOptions
@@ -184,13 +190,20 @@ _PERCH_ONLY = (
     "any_backbone",
 )
 """Options that are about Perch."""
+_BIRDNET_ONLY = ("birdnet_labels", "range_model")
+"""Options that are about BirdNET."""
+
+
+def _check_unset(args: argparse.Namespace, names: Sequence[str], whose: str, source: str) -> None:
+    """Refuse options of another family."""
+    unset = parser()
+    for name in names:
+        if getattr(args, name) != unset.get_default(name):
+            raise OptionsError(f"--{name.replace('_', '-')} is for {whose}: leave it out with {source}")
 
 
 def _export_birdnet(args: argparse.Namespace) -> None:
-    unset = parser()
-    for name in _PERCH_ONLY:
-        if getattr(args, name) != unset.get_default(name):
-            raise OptionsError(f"--{name.replace('_', '-')} is for --perch: leave it out with --birdnet")
+    _check_unset(args, _PERCH_ONLY, "--perch", "--birdnet")
     from bce.export.commands.birdnet import export_birdnet
     from bce.export.commands.options import BirdnetOptions
 
@@ -199,6 +212,7 @@ def _export_birdnet(args: argparse.Namespace) -> None:
         out=args.out,
         labels=args.birdnet_labels,
         taxonomy=args.taxonomy,
+        range_model=args.range_model,
         priors=args.priors,
         post=args.post,
         check_audio=tuple(args.check_audio),

@@ -126,7 +126,8 @@ class BirdnetOptions:
         out: the bundle's folder.
         labels: the file of class names; None for the one that lies beside the TFLite file.
         taxonomy: the classes of the bundle as BirdCLEF's ``taxonomy.csv``; None for all of BirdNET's.
-        range_model: the TFLite file of the range model; None for the one that lies beside, if there is one.
+        range_model: the TFLite file of the range model, or "none" for none; None for the one that lies beside, if
+            there is one.
         priors: a table of site and hour to go into the bundle.
         post: values of post-processing to go into the bundle, as JSON: its manifest's field ``post``.
         check_audio: recordings and folders to prove the bundle on; none for synthetic audio.

@@ -25,7 +25,7 @@ from bce.export.perch.architecture import (
 from bce.export.perch.backbone import COSINE_EPSILON
 from bce.export.perch.weights import BlockWeights, ConvNorm, Prototypes, SqueezeExcite, Weights, check
 from bce.export.readers.functions import GRID, same_function
-from bce.export.readers.terms import Affine, Binary, Conv, Func, Input, Pairs, Reduce, Term
+from bce.export.readers.steps import Affine, Binary, Conv, Func, Input, Pairs, Reduce, Term
 from bce.export.readers.uses import Uses
 
 _SPACE = frozenset("tm")

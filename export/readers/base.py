@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.geometry import WindowSpec
-from bce.export.readers.terms import Input, Tensor, Term, Terms
+from bce.export.readers.steps import Input, Term
+from bce.export.readers.terms import Tensor, Terms
 
 Key = TypeVar("Key", bound=Hashable)
 """What a file calls its values: a name or an index."""

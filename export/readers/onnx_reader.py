@@ -18,7 +18,8 @@ from bce.engine.errors import ExportError
 from bce.export.readers.base import Array, Expectation, Opened, Output, Run, in_batches
 from bce.export.readers.onnx_graph import OnnxGraph, load
 from bce.export.readers.onnx_terms import translate
-from bce.export.readers.terms import Input, Tensor
+from bce.export.readers.steps import Input
+from bce.export.readers.terms import Tensor
 
 _BATCH = 4
 """Windows in one call of a file that takes any number: enough to keep it busy, few enough for little memory."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from bce.export.readers.onnx_graph import OnnxGraph, evaluate
-from bce.export.readers.terms import Conv, Pairs, Tensor, Terms
+from bce.export.readers.steps import Conv, Pairs
+from bce.export.readers.terms import Tensor, Terms
 
 Operand = Tensor | NDArray[Any] | None
 Result = Tensor | NDArray[Any] | None

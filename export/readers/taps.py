@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.export.readers.base import Array, Key, Opened, Run
-from bce.export.readers.terms import Term
+from bce.export.readers.steps import Term
 from bce.export.sources import SPECTROGRAM
 
 

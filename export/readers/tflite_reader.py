@@ -15,7 +15,8 @@ import numpy as np
 from bce.engine.errors import ExportError
 from bce.engine.geometry import WindowSpec
 from bce.export.readers.base import Array, Expectation, Opened, Output, Run, in_batches, waveforms_of
-from bce.export.readers.terms import Input, Tensor
+from bce.export.readers.steps import Input
+from bce.export.readers.terms import Tensor
 from bce.export.readers.tflite_graph import EXTRA, Operator, TensorInfo, TfliteGraph, dequantised
 from bce.export.readers.tflite_terms import translate
 from bce.export.sources import CannotRun

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.export.readers.functions import FUNCTIONS
-from bce.export.readers.terms import Affine, Pairs, Tensor, Terms
+from bce.export.readers.steps import Affine, Pairs
+from bce.export.readers.terms import Tensor, Terms
 from bce.export.readers.tflite_graph import Operator, TfliteGraph
 
 Array = NDArray[Any]

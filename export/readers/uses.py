@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from bce.engine.errors import ExportError
-from bce.export.readers.terms import Conv, Func, Term
+from bce.export.readers.steps import Conv, Func, Term
 
 _T = TypeVar("_T", bound=Term)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from support.forms import host
 from support.tflite_variants import cut_short, float16, int8, with_classes
 
 from bce.engine import Bundle, Engine, EngineOptions
@@ -219,3 +221,27 @@ def test_a_run_says_whose_scores_they_are(sliced: Bundle, audio: Path, tmp_path:
     assert member.offsets_s == (0.0, 1.0, 2.0)
     expected = probabilities(logits_of(sliced, recording, chunk_s=5.0))
     np.testing.assert_allclose(np.array([row[1:] for row in rows], float), expected, atol=1e-6)
+
+
+def test_kernels_give_the_same_numbers(whole: Bundle, windows: dict[str, Array]) -> None:
+    """Compiled for this CPU in float32, and in bfloat16 near enough for all that reads scores."""
+    target = host()
+    trusted = Member(whole, backend="onnxruntime")
+    precisions = ("fp32", "bf16") if target.bf16 else ("fp32",)
+    forms = {precision: Member(whole, precision, "compiled") for precision in precisions}
+    expected: list[Array] = []
+    found: dict[str, list[Array]] = {name: [] for name in forms}
+    x = np.empty((1, 2, 96, 511), np.float32)
+    for window in (window for recording in windows.values() for window in recording):
+        trusted.frontend.open(window).window(0, x[0])
+        expected.append(trusted.model.features(x)["logits"][0])
+        for name, member in forms.items():
+            found[name].append(member.model.features(x)["logits"][0])
+    want, exact = np.array(expected), np.array(found["fp32"])
+    assert (np.linalg.norm(exact - want, axis=1) < 1e-5 * np.linalg.norm(want, axis=1)).all()
+    if "bf16" in forms:
+        low = np.array(found["bf16"])
+        ranks = [spearmanr(a, b).statistic for a, b in zip(want, low, strict=True)]
+        assert np.mean(ranks) > 0.999
+        assert (want.argmax(axis=1) == low.argmax(axis=1)).mean() >= 0.98
+        assert np.abs(probabilities(want) - probabilities(low)).max() < 0.1

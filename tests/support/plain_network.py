@@ -11,8 +11,8 @@ import numpy as np
 
 from bce.engine.geometry import WindowSpec
 from bce.export.readers.base import Expectation, Opened
+from bce.export.readers.steps import Conv, Func, Reduce
 from bce.export.readers.taps import find_taps, run_taps
-from bce.export.readers.terms import Conv, Func, Reduce
 
 EXPECTED = Expectation(WindowSpec(8_000, 0.1), (20, 10), "picture", 1e-5)
 RNG = np.random.default_rng(4)

@@ -108,3 +108,29 @@ def cut_short(path: Path, out: Path, share: float) -> Path:
     content = path.read_bytes()
     out.write_bytes(content[: int(share * len(content))])
     return out
+
+
+def float32(path: Path, out: Path) -> Path:
+    """Constants of float16 as float32, without the operators that widen them."""
+
+    def change(graph: TfliteGraph, model: Any, main: Any) -> None:
+        widened = [op for op in graph.operators if op.name == "DEQUANTIZE"]
+        for op in widened:
+            stored = graph.tensors[op.inputs[0]].stored
+            assert stored is not None
+            main.tensors[op.outputs[0]].buffer = _new_buffer(graph, model, stored.astype(np.float32))
+        gone = {op.outputs for op in widened}
+        main.operators = [op for op in main.operators if tuple(op.outputs) not in gone]
+
+    return _rewritten(path, out, change)
+
+
+def with_activation(path: Path, out: Path, number: int) -> Path:
+    """A dense layer, counted from 1, with the other activation: a rectifier or none."""
+
+    def change(graph: TfliteGraph, model: Any, main: Any) -> None:
+        dense = [op for op, read in zip(main.operators, graph.operators, strict=True) if read.name == "FULLY_CONNECTED"]
+        options = dense[number - 1].builtinOptions
+        options.fusedActivationFunction = 1 - options.fusedActivationFunction
+
+    return _rewritten(path, out, change)

@@ -306,6 +306,15 @@ def test_the_docs_have_every_field_and_no_other() -> None:
     assert len(documented) == len(set(documented))
     expected = {name for name in leaves(Manifest) if name != "frontend.settings"}
     expected |= {f"post.{field.name}" for field in fields(PostprocessOptions)}
-    files_and_kinds = {"bundle.json", "classes.csv", "priors.npz", "frontend.npz", "parity.json", "head.onnx", *KINDS}
+    files_and_kinds = {
+        "bundle.json",
+        "classes.csv",
+        "priors.npz",
+        "range.npz",
+        "frontend.npz",
+        "parity.json",
+        "head.onnx",
+        *KINDS,
+    }
     assert set(documented) - files_and_kinds == expected
     assert set(KINDS) <= set(documented)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bce.export.readers.terms import Conv, Func, Input, Tensor, Terms
+from bce.export.readers.steps import Conv, Func, Input
+from bce.export.readers.terms import Tensor, Terms
 
 SIZES = {"n": 1, "t": 5, "m": 4, "c": 6}
 
