@@ -237,7 +237,7 @@ def panels_on(pixels: int, vectors: int, isa: Isa) -> tuple[int, int]:
 def runs_of(vectors: int) -> tuple[Run, ...]:
     """Panels for so many vectors, the wider ones first: of one width, or of two where that is worth it."""
     even = Run(0, *panels_of(vectors))
-    mixed = [(even,)]
+    mixed: list[tuple[Run, ...]] = [(even,)]
     for wide, narrow in ((3, 2), (3, 1), (2, 1)):
         for count in range(1, -(-vectors // wide)):
             first = Run(0, wide, count)

@@ -29,7 +29,7 @@ from bce.engine.compiled.layers import (
 from bce.engine.errors import BceError, one_line
 from bce.engine.network.graph_maps import ConvNode, MapValue, conv_of, take_conv, take_pointwise
 from bce.engine.network.graph_matching import ONNX, Misfit, Nodes, refuse
-from bce.engine.network.onnx_graph import FLOAT32, Graph, Node, read_graph
+from bce.engine.network.onnx_graph import FLOAT32, Attribute, Graph, Node, read_graph
 from bce.engine.network.relu_layers import dense, patch_head, pooled_stem
 
 OPSET = 18
@@ -146,8 +146,9 @@ class _Network:
             for node in self._nodes.users(mean, "Reshape"):
                 self._means.append(self._reshaped(node, mean, -1, x.channels))
             for node in self._nodes.users(mean, "Flatten"):
-                said = {"axis": 1} if "axis" in node.attributes else {}  # else it stands for 1 as well
-                self._means.append(self._nodes.take(node, [mean], **said))
+                # what is not said is 1 as well
+                axis: dict[str, Attribute] = {"axis": 1} if "axis" in node.attributes else {}
+                self._means.append(self._nodes.take(node, [mean], (), **axis))
         self._taps.update({name: Tap(name, kind, block) for name in self._means})
 
     def _dense(self, x: MapValue) -> Pointwise | None:
