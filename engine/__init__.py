@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bce.engine.network.bundle import Bundle
     from bce.engine.network.default import bundle_path
     from bce.engine.post.bundled import postprocess_options
+    from bce.engine.post.deployments import Place
     from bce.engine.post.options import PostprocessOptions
     from bce.engine.post.priors import Priors, Shrinkage
     from bce.engine.recording import Recording
@@ -57,6 +58,7 @@ _HOME = {
     "Outcome": "results",
     "ParityError": "errors",
     "Part": "results",
+    "Place": "post.deployments",
     "Plan": "run.plan",
     "PostprocessOptions": "post.options",
     "Priors": "post.priors",
@@ -96,6 +98,7 @@ __all__ = [  # spelt out, because type checkers read it
     "Outcome",
     "ParityError",
     "Part",
+    "Place",
     "Plan",
     "PostprocessOptions",
     "Priors",

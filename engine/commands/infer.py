@@ -168,7 +168,9 @@ def _run(args: argparse.Namespace) -> int:
         report = infer(bundle, options, interrupts.watch, () if args.report is None else (args.report,))
         report.interrupted = interrupts.name
         _name_the_bad(report)
-        say(report.last_line())
+        for line in (report.ranges(), report.last_line()):
+            if line:
+                say(line)
         for written in report.written:
             say(f"wrote {written}")
         if args.report is not None:
@@ -262,7 +264,7 @@ def _postprocess_changes(args: argparse.Namespace) -> dict[str, Any]:
     if args.raw:
         asked = ("priors", "prior_strength", "sigma", "taxonomy_smoothing", "taxonomy_exclude", *range_flags.FLAGS)
         for flag in asked:
-            if getattr(args, flag):
+            if getattr(args, flag) not in (None, "", (), []):
                 raise OptionsError(f"--raw switches off what --{flag.replace('_', '-')} asks for: drop one of them")
     changes = range_flags.range_changes(args)
     if args.prior_strength is not None:

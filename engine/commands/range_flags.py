@@ -53,8 +53,10 @@ def range_changes(args: argparse.Namespace) -> dict[str, Any]:
         OptionsError: a value belongs to another mode than the one that is asked for.
     """
     for flag, mode in (("range_threshold", "mask"), ("range_strength", "prior")):
-        if getattr(args, flag) is not None and args.range not in (None, mode):
-            raise OptionsError(f"--{flag.replace('_', '-')} is that of --range {mode}: leave out one of them")
+        taken = (mode,) if mode == "prior" else (None, mode)  # what runs where nothing is said is the mask
+        if getattr(args, flag) is not None and args.range not in taken:
+            name = flag.replace("_", "-")
+            raise OptionsError(f"--{name} is that of --range {mode}: give the two together, or leave --{name} out")
     changes = {"range_mode": args.range, "range_threshold": args.range_threshold, "range_strength": args.range_strength}
     return {name: value for name, value in changes.items() if value is not None}
 

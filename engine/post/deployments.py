@@ -117,7 +117,8 @@ class Deployments:
         object.__setattr__(self, "_by_site", by_site)
 
     def __str__(self) -> str:
-        return f"{len(self._by_site)} sites of {self.path.name}"
+        count = len(self._by_site)
+        return f"{count} site{'s' * (count > 1)} of {self.path.name}"
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -35,6 +35,10 @@ ALL_YEAR = -1
 LATITUDE, LONGITUDE = 90.0, 180.0
 INPUTS = 3
 
+CACHED = 64
+"""Places and weeks whose probabilities are kept: recordings come site by site."""
+
+Product = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 _WEEKS_A_MONTH = 4
 _FORMAT = 1
 _WHAT = "a range model"
@@ -43,9 +47,9 @@ _WHAT = "a range model"
 def week_of(day: date | None) -> int:
     """A date's week as BirdNET counts them: 48 a year, four a month, of 7 days and the last of what is left.
 
-    The rule is the one that BirdNET-Analyzer documents for its option ``--week`` ("Values in [1, 48] (4 weeks per
-    month)", birdnet-team.github.io/BirdNET-Analyzer/usage/cli.html), with the days of eBird's bar charts, which its
-    range model has learnt: 1 to 7, 8 to 14, 15 to 21 and 22 to the end.
+    BirdNET-Analyzer says of its option ``--week``: "Values in [1, 48] (4 weeks per month)", and no more; the days are
+    those of eBird's bar charts: 1 to 7, 8 to 14, 15 to 21 and 22 to the end. (The package birdnetlib has another one,
+    48 even parts of the year, which differs by one week at most.)
 
     Args:
         day: a date or a time; None where it is not known.
@@ -205,7 +209,9 @@ class RangeModel:
             raise OptionsError(f"week is {shown(week)}, expected 1 to {WEEKS}, or {ALL_YEAR} for the whole year")
         key = (latitude, longitude, week)
         if key not in self._cache:
-            (self._cache[key],) = self.at(np.array([key]))
+            if len(self._cache) == CACHED:
+                self._cache.clear()
+            (self._cache[key],) = self._at(np.array([key]), _plain_product)
             self._cache[key].flags.writeable = False
         return self._cache[key]
 
@@ -214,7 +220,7 @@ class RangeModel:
         return {}
 
     def at(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The probabilities of many places and weeks at once, unchecked.
+        """The probabilities of many places and weeks at once, unchecked; their last bits are BLAS' own.
 
         Args:
             points: latitude, longitude and week, [n, 3].
@@ -222,6 +228,9 @@ class RangeModel:
         Returns:
             float32 [n, classes].
         """
+        return self._at(points, np.matmul)
+
+    def _at(self, points: NDArray[np.floating], product: Product) -> NDArray[np.float32]:
         x = points.astype(np.float32)
         u = (x + self.offsets) * self.factors
         features = np.sin((u * self.turn)[..., None] + self.phases) * self.gain
@@ -229,12 +238,18 @@ class RangeModel:
         hidden = features.reshape(len(x), -1)
         *dense, last = self.layers
         for layer in dense:
-            hidden = np.maximum(hidden @ layer.kernel.T + layer.bias, np.float32(0))
-        logits = hidden @ last.kernel.T + last.bias
+            hidden = np.maximum(product(hidden, layer.kernel.T) + layer.bias, np.float32(0))
+        logits = product(hidden, last.kernel.T) + last.bias
         # exp overflows to inf for logits below -88, whose probability is 0 in float32
         with np.errstate(over="ignore"):
             found: NDArray[np.float32] = 1 / (1 + np.exp(-logits))
         return found
+
+
+def _plain_product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """a @ b without BLAS, which takes threads that a run has not given it, and gives other bits for each number."""
+    found: NDArray[np.float32] = np.einsum("ni,io->no", a, b)
+    return found
 
 
 def _check(name: str, array: NDArray[Any], shape: tuple[int, ...], *, unknown: bool = False) -> None:

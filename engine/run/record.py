@@ -99,6 +99,14 @@ class RunReport:
         unheard = self.detections is not None and bool(self.bad)
         return 3 if self.filled or self.missing or unheard else 0
 
+    def ranges(self) -> str:
+        """How many recordings the range model knew a place and a date of, in a line; empty where it was not asked."""
+        if all(self.settings.get(name) is None for name in ("place", "deployments")):
+            return ""
+        bases = [entry["range_from"] for entry in self.recordings if entry.get("range_from") is not None]
+        dated = sum(basis["week"] is not None for basis in bases)
+        return f"range: {len(bases)} of {len(self.recordings)} recordings have a place, {dated} of them a week too"
+
     def last_line(self) -> str:
         """Counts, time and speed in one line."""
         counts = self.statuses

@@ -9,7 +9,7 @@ without each site and judged inside that site alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -59,7 +59,14 @@ def candidates(options: TuneOptions, taxonomy: Taxonomy) -> list[PostprocessOpti
     levels = [level for level in TUNED_LEVELS if taxonomy.has_level(level)]
     amounts = list(product(sorted({0.0, *options.amounts}), repeat=len(levels)))
     grid = [
-        PostprocessOptions(known, unknown, sigma, on, tuple((n, a) for n, a in zip(levels, of, strict=True) if a))
+        replace(
+            PostprocessOptions.raw(),
+            prior_known=known,
+            prior_unknown=unknown,
+            sigma=sigma,
+            smooth_on=on,
+            taxonomy=tuple((n, a) for n, a in zip(levels, of, strict=True) if a),
+        )
         for (known, unknown), (sigma, on), of in product(strengths, gaussians, amounts)
     ]
     default = PostprocessOptions(taxonomy=tuple(item for item in PostprocessOptions.taxonomy if item[0] in levels))
@@ -177,8 +184,9 @@ def _unseen_gain(turns: _Turns, chosen: Sequence[PostprocessOptions]) -> Gain:
 
 
 def as_post(values: PostprocessOptions) -> dict[str, Any]:
-    """The values as a manifest's field ``post`` has them."""
-    return asdict(values) | {"taxonomy": dict(values.taxonomy), "exclude": list(values.exclude)}
+    """The values as a manifest's field ``post`` has them, but those of the range model, which nobody tuned."""
+    tuned = {name: value for name, value in asdict(values).items() if not name.startswith("range_")}
+    return tuned | {"taxonomy": dict(values.taxonomy), "exclude": list(values.exclude)}
 
 
 def describe(tuned: Tuned) -> list[str]:
