@@ -65,10 +65,10 @@ class Kernels:
         if self.unknown is not None:
             raise self.unknown
         assert path == self.bundle.backbone()
-        return SimpleNamespace(shape=self.bundle.manifest.input.shape)
+        return SimpleNamespace(input_shape=self.bundle.manifest.input.shape)
 
     def open_network(self, layers: Any, precision: Any, folders: Sequence[Path] = ()) -> Kernels:
-        assert layers.shape == self.bundle.manifest.input.shape
+        assert layers.input_shape == self.bundle.manifest.input.shape
         self.opened.append((precision, next(iter(folders), None)))
         if self.refuses is not None:
             raise self.refuses
