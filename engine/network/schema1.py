@@ -25,6 +25,9 @@ def upgraded(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str,
         if name not in _FIELDS:
             raise BundleError(f"has the unknown field '{one_line(name)}': schema 1 does not have it", path)
     try:
+        for name in ("head", "blocks"):
+            if not isinstance(content[name], dict):  # a list of pairs would make one too, with keys of any kind
+                raise TypeError(name)
         head, blocks = dict(content["head"]), dict(content["blocks"])
         outputs = [
             {"name": name, "kind": _KINDS.get(name, "block"), "width": blocks.get(name)} for name in content["outputs"]
