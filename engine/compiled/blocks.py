@@ -22,10 +22,10 @@ from bce.engine.compiled.kernels.gate import GROUP, Squeeze, gate, groups
 from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
-from bce.engine.compiled.layers import Block, Gate, Layers, PooledStem
+from bce.engine.compiled.layers import Array, Block, Gate, Layers, PooledStem
 from bce.engine.compiled.maps import Element, Map, vectors_of
 from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, padded
-from bce.engine.compiled.plan import BlockPlan, panels_of
+from bce.engine.compiled.plan import BlockPlan, Run, panels_of
 from bce.engine.compiled.swish import scaled
 from bce.engine.compiled.writer import Writer
 
@@ -85,13 +85,14 @@ class BlockWriter:
         found = self._layers.blocks[index].gate
         return 0 if found is None else vectors_of(len(found.reduce.bias), self._writer.isa)
 
-    def _panel_bytes(self, index: int) -> int:
+    def _vector_bytes(self, index: int) -> int:
+        """Of the projection's weights for one vector of its output."""
         plan, block = self._plans[index], self._layers.blocks[index]
-        return steps_of(len(block.depthwise.bias), plan.project) * plan.project_panel * self._writer.isa.bytes
+        return steps_of(len(block.depthwise.bias), plan.project) * self._writer.isa.bytes
 
     def _scaled_bytes(self, index: int) -> int:
         plan = self._plans[index]
-        return self._panel_bytes(index) * plan.project_panels if plan.in_weights else 0
+        return self._vector_bytes(index) * plan.out_vectors if plan.in_weights else 0
 
     # --- the stages ---
 
@@ -130,7 +131,7 @@ class BlockWriter:
             self._expanded(index, x, kept, weights)
         else:
             assert x is not None
-            spec = self._depthwise_spec(index, x, kept)
+            spec = self._depthwise_spec(index, x, kept, plan.vectors)
             count = kept.height // spec.tile(writer.isa)[0]
             name = depthwise(writer.module, writer.isa, spec)
             places = writer.s(x.place), weights, writer.s(kept.place)
@@ -151,7 +152,7 @@ class BlockWriter:
         index = len(self._plans) - 1
         return self._output(index, self._maps[index % 2])
 
-    def _depthwise_spec(self, index: int, source: Map, kept: Map) -> Depthwise:
+    def _depthwise_spec(self, index: int, source: Map, kept: Map, vectors: int) -> Depthwise:
         plan, layer = self._plans[index], self._layers.blocks[index].depthwise
         even = plan.whole and kept.height % 2 == 0
         row, vector = source.row, source.vector
@@ -160,7 +161,7 @@ class BlockWriter:
             layer.stride,
             kept.width,
             even,
-            plan.panel,
+            vectors,
             row,
             vector,
             kept.vector,
@@ -174,40 +175,43 @@ class BlockWriter:
         isa, f = writer.isa, writer.f
         top, left, _, _ = block.depthwise.padding
         buffer = self._buffer(index, self._buffer_place)
-        if block.expand is None:
-            rows = stem_expansion(writer, self._layers, plan.panel, plan.panels, buffer, plan.swish)
-        else:
-            source = self._copy if plan.expand == "bf16" else x
-            assert source is not None
-            rows = block_expansion(writer, block.expand, plan, source, buffer)
-        spec = self._depthwise_spec(index, buffer, kept)
-        convolve, high = depthwise(writer.module, isa, spec), spec.tile(isa)[0]
-        start = writer.s(buffer.place)
-        writer.fill(start, buffer.bytes)
-        with f.loop(plan.panels) as loop:
-            mine = rows.weights.at(loop.index * rows.step)
-            offset = rows.bias.at(loop.index * (plan.panel * isa.bytes))
-            filters = taps.at(loop.index * (plan.panel * (block.depthwise.kernel**2 + 1) * isa.bytes))
-            out = writer.s(kept.place).at(loop.index * (plan.panel * kept.vector))
-            totals = writer.s(self._totals).at(loop.index * (plan.panel * isa.bytes))
-            if not plan.whole:
-                self._zero_rows(buffer, 0, top)
-            for strip in plan.strips:
-                if strip.count:
-                    target = start.at(strip.at * buffer.row + left * buffer.pixel)
-                    begin = rows.source.at(strip.first * rows.row)
-                    f.call(rows.kernel, begin, mine, offset, target, strip.count // rows.together)
+        filter_bytes = (block.depthwise.kernel**2 + 1) * isa.bytes
+        for run in plan.runs:
+            if block.expand is None:
+                rows = stem_expansion(writer, self._layers, run.panel, run.count, buffer, plan.swish)
+            else:
+                source = self._copy if plan.expand == "bf16" else x
+                assert source is not None
+                rows = block_expansion(writer, block.expand, plan, run, source, buffer)
+            spec = self._depthwise_spec(index, buffer, kept, run.panel)
+            convolve, high = depthwise(writer.module, isa, spec), spec.tile(isa)[0]
+            start = writer.s(buffer.place)
+            if run is plan.runs[0]:
+                writer.fill(start, buffer.bytes)
+            with f.loop(run.count) as loop:
+                mine = rows.weights.at(loop.index * rows.step)
+                offset = rows.bias.at(loop.index * (run.panel * isa.bytes))
+                filters = taps.at(run.first * filter_bytes).at(loop.index * (run.panel * filter_bytes))
+                out = writer.s(kept.place + run.first * kept.vector).at(loop.index * (run.panel * kept.vector))
+                totals = writer.s(self._totals + run.first * isa.bytes).at(loop.index * (run.panel * isa.bytes))
                 if not plan.whole:
-                    self._zero_rows(buffer, strip.at + strip.count, strip.zeros)
-                f.call(convolve, start, filters, out.at(strip.out * kept.row), strip.made // high, totals)
-                if strip.keep:
-                    for j in range(plan.panel):
-                        first = start.at(j * buffer.vector)
-                        behind = first.at(strip.made * block.depthwise.stride * buffer.row)
-                        writer.copy(first, behind, strip.keep * buffer.row)
+                    self._zero_rows(buffer, run.panel, 0, top)
+                for strip in plan.strips:
+                    if strip.count:
+                        target = start.at(strip.at * buffer.row + left * buffer.pixel)
+                        begin = rows.source.at(strip.first * rows.row)
+                        f.call(rows.kernel, begin, mine, offset, target, strip.count // rows.together)
+                    if not plan.whole:
+                        self._zero_rows(buffer, run.panel, strip.at + strip.count, strip.zeros)
+                    f.call(convolve, start, filters, out.at(strip.out * kept.row), strip.made // high, totals)
+                    if strip.keep:
+                        for j in range(run.panel):
+                            first = start.at(j * buffer.vector)
+                            behind = first.at(strip.made * block.depthwise.stride * buffer.row)
+                            writer.copy(first, behind, strip.keep * buffer.row)
 
-    def _zero_rows(self, buffer: Map, first: int, count: int) -> None:
-        for j in range(buffer.vectors if count else 0):
+    def _zero_rows(self, buffer: Map, vectors: int, first: int, count: int) -> None:
+        for j in range(vectors if count else 0):
             place = self._writer.s(buffer.place + j * buffer.vector + first * buffer.row)
             self._writer.fill(place, count * buffer.row)
 
@@ -237,22 +241,12 @@ class BlockWriter:
         """The gate where it belongs, then the projection."""
         writer, plan, isa = self._writer, self._plans[index], self._writer.isa
         channels = len(block.depthwise.bias)
-        size = self._panel_bytes(index)
         factors = writer.s(self._factors)
+        parts = [(run, run.of(block.project, isa).weight) for run in plan.project_runs]
         if plan.in_weights:
-            apart = plan.project == "bf16"
-            given = (
-                packed_apart(block.project.weight, plan.project_panel, isa)
-                if apart
-                else packed(block.project.weight, "f32", plan.project_panel, isa)
-            )
-            name = scale_weights(writer.module, isa, ScaleWeights(plan.project, plan.project_panel))
-            source, weights = writer.put(given), writer.s(self._scaled)
-            with writer.f.loop(plan.project_panels) as loop:
-                mine = source.at(loop.index * given[0].nbytes)
-                writer.f.call(name, mine, factors, weights.at(loop.index * size), steps_of(channels, plan.project))
+            weights = [self._scaled_weights(index, run, weight, factors) for run, weight in parts]
         else:
-            weights = writer.put(packed(block.project.weight, plan.project, plan.project_panel, isa))
+            weights = [writer.put(packed(weight, plan.project, run.panel, isa)) for run, weight in parts]
             if block.gate is not None:
                 name = scale_map(writer.module, isa, ScaleMap(kept.element, kept.vectors, kept.pixels))
                 writer.f.call(name, writer.s(kept.place), factors)
@@ -264,30 +258,48 @@ class BlockWriter:
         self._copy = self._half(out, self._copies) if plan.copy else None
         flat = out.flat and (added is None or added.flat)
         height, width = (1, kept.pixels) if flat else (kept.height, kept.width)
-        spec = Project(
-            channels,
-            width,
-            height,
-            plan.project_panel,
-            plan.project,
-            width * kept.pixel,
-            kept.vector,
-            out.row if height > 1 else 0,
-            out.vector,
-            0 if self._copy is None else self._copy.vector,
-            0 if added is None or height == 1 else added.row,
-            0 if added is None else added.vector,
-        )
-        name = project(writer.module, isa, spec)
+        specs = [
+            Project(
+                channels,
+                width,
+                height,
+                run.panel,
+                plan.project,
+                width * kept.pixel,
+                kept.vector,
+                out.row if height > 1 else 0,
+                out.vector,
+                0 if self._copy is None else self._copy.vector,
+                0 if added is None or height == 1 else added.row,
+                0 if added is None else added.vector,
+            )
+            for run in plan.project_runs
+        ]
+        names = [project(writer.module, isa, spec) for spec in specs]
         bias = writer.put(padded(block.project.bias, plan.out_vectors * isa.lanes))
-        step = isa.bytes * plan.project_panel
-        with writer.f.loop(plan.project_panels) as loop:
-            target = writer.s(out.origin).at(loop.index * (plan.project_panel * out.vector))
-            copied = target if self._copy is None else self._of_panel(self._copy, loop.index, plan.project_panel)
-            added_to = target if added is None else self._of_panel(added, loop.index, plan.project_panel)
-            mine, offset = weights.at(loop.index * size), bias.at(loop.index * step)
-            writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, added_to)
+        for run, name, of_run in zip(plan.project_runs, names, weights, strict=True):
+            size, step = run.panel * self._vector_bytes(index), run.panel * isa.bytes
+            with writer.f.loop(run.count) as loop:
+                target = self._of_panel(out, run, loop.index)
+                copied = target if self._copy is None else self._of_panel(self._copy, run, loop.index)
+                added_to = target if added is None else self._of_panel(added, run, loop.index)
+                mine, offset = of_run.at(loop.index * size), bias.at(run.first * isa.bytes).at(loop.index * step)
+                writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, added_to)
         return out
 
-    def _of_panel(self, found: Map, number: Value, panel: int) -> Value:
-        return self._writer.s(found.origin).at(number * (panel * found.vector))
+    def _scaled_weights(self, index: int, run: Run, weight: Array, factors: Value) -> Value:
+        """The projection's weights for a run of panels, times the gate's factors."""
+        writer, plan, isa = self._writer, self._plans[index], self._writer.isa
+        steps = steps_of(weight.shape[1], plan.project)
+        size = self._vector_bytes(index)
+        apart = plan.project == "bf16"
+        given = packed_apart(weight, run.panel, isa) if apart else packed(weight, "f32", run.panel, isa)
+        name = scale_weights(writer.module, isa, ScaleWeights(plan.project, run.panel))
+        source, target = writer.put(given), writer.s(self._scaled + run.first * size)
+        with writer.f.loop(run.count) as loop:
+            mine = source.at(loop.index * given[0].nbytes)
+            writer.f.call(name, mine, factors, target.at(loop.index * (run.panel * size)), steps)
+        return target
+
+    def _of_panel(self, found: Map, run: Run, number: Value) -> Value:
+        return self._writer.s(found.origin + run.first * found.vector).at(number * (run.panel * found.vector))

@@ -1,6 +1,6 @@
 """A stem of several channels with its pooling: row by row, so that its large map is never whole.
 
-for row: convolve, ReLU, maxima and means of pairs to a buffer; the 1x1 convolution from the buffer
+for row: convolve, ReLU, larger ones and means of pairs to a buffer; the 1x1 convolution from the buffer
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from bce.engine.compiled.emitter import Value
-from bce.engine.compiled.kernels.planes import Planes, planes
+from bce.engine.compiled.kernels.planes import Join, Phases, Planes, group_of, join, phases, planes
 from bce.engine.compiled.kernels.product import WORD
-from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.layers import Padding, PooledStem
 from bce.engine.compiled.maps import Map, vectors_of
-from bce.engine.compiled.packing import packed, padded
+from bce.engine.compiled.packing import packed, packed_planes, padded
 from bce.engine.compiled.plan import panels_of
 from bce.engine.compiled.writer import Writer
 
@@ -33,62 +32,69 @@ def pooled_stem(writer: Writer, stem: PooledStem, shape: tuple[int, int], paddin
         its map, float32.
     """
     isa, f = writer.isa, writer.f
-    channels = len(stem.bias)
-    vectors = vectors_of(channels, isa)
     height, width = stem.size(*shape)
-    row_in, plane_in, source = _input(writer, stem, shape)
-    pooled = Map(0, 2 * vectors, 1, width, "f32", isa)
-    pooled = replace(pooled, place=writer.arena.take(pooled.bytes))
-    out_channels = len(stem.pool.bias)
-    panel, panels = panels_of(vectors_of(out_channels, isa))
+    panel, panels = panels_of(vectors_of(len(stem.pool.bias), isa))
     found = Map(0, panel * panels, height, width, "f32", isa, padding)
     found = replace(found, place=writer.arena.take(found.bytes))
     if not found.flat:
         writer.fill(writer.s(found.place), found.bytes)
 
     count, high, wide = stem.weight.shape[1:]
-    taps = np.zeros((vectors * isa.lanes, count, high, wide), np.float32)
-    taps[:channels] = stem.weight
-    weights = writer.put(taps.transpose(1, 2, 3, 0))
-    bias = writer.put(padded(stem.bias, vectors * isa.lanes))
-    spec = Planes(count, high, wide, stem.stride, width, vectors, plane_in, row_in, pooled.vector)
+    group, groups = group_of(len(stem.bias), isa)
+    tiles = vectors_of(width, isa)
+    seen = Phases(2 * stem.stride, _phase_vectors(stem, shape, tiles, writer))
+    phase = seen.vectors * isa.bytes
+    row = seen.count * phase
+    rows = shape[0] + stem.padding[0] + stem.padding[2]
+    source = _taken_apart(writer, stem, shape, seen)
+    spec = Planes(count, high, wide, stem.stride, tiles, group, groups, rows * row, row, phase)
     convolve = planes(writer.module, isa, spec)
+    weights = writer.put(packed_planes(stem.weight, group, groups))
+    bias = writer.put(padded(stem.bias, group * groups))
 
-    # the buffer's channels: maxima, zeros up to a whole vector, means
-    matrix = np.zeros((out_channels, vectors * isa.lanes + channels), np.float32)
-    matrix[:, :channels] = stem.pool.weight[:, :channels]
-    matrix[:, vectors * isa.lanes :] = stem.pool.weight[:, channels:]
-    given = packed(matrix, "f32", panel, isa)
+    row_pooled = tiles * isa.bytes
+    buffer = writer.s(writer.arena.take(2 * group * groups * row_pooled))
+    channels = len(stem.bias)
+    matrix = np.zeros((len(stem.pool.bias), 2, group * groups), np.float32)
+    matrix[..., :channels] = stem.pool.weight.reshape(-1, 2, channels)
+    given = packed(matrix.reshape(len(matrix), -1), "f32", panel, isa)
     products, offsets = writer.put(given), writer.put(padded(stem.pool.bias, found.vectors * isa.lanes))
-    join = project(
-        writer.module,
-        isa,
-        Project(matrix.shape[1], width, 1, panel, "f32", pooled.row, pooled.vector, 0, found.vector),
-    )
-    buffer = writer.s(pooled.place)
+    joined = join(writer.module, isa, Join(2 * group * groups, width, panel, row_pooled, found.vector))
     with f.loop(height) as down:
-        f.call(convolve, source.at(down.index * (stem.stride * row_in)), weights, bias, buffer)
+        f.call(convolve, source.at(down.index * (stem.stride * row)), weights, bias, buffer)
         with f.loop(panels) as loop:
             target = writer.s(found.origin).at(loop.index * (panel * found.vector), down.index * found.row)
             mine, offset = products.at(loop.index * given[0].nbytes), offsets.at(loop.index * (panel * isa.bytes))
-            f.call(join, buffer, mine, offset, target, target, target)
+            f.call(joined, buffer, mine, offset, target)
     writer.mark("stem")
     return found
 
 
-def _input(writer: Writer, stem: PooledStem, shape: tuple[int, int]) -> tuple[int, int, Value]:
-    """Bytes of a row and of a plane, and where the planes are, with the zeros around them that the stem wants."""
-    height, width = shape
-    top, left, bottom, right = stem.padding
-    row, rows = (width + left + right) * WORD, height + top + bottom
-    if not any(stem.padding):
-        return row, rows * row, writer.x
+def _phase_vectors(stem: PooledStem, shape: tuple[int, int], tiles: int, writer: Writer) -> int:
+    """Vectors of a phase of a row: the whole row, and what the last tile's spare lanes see behind it."""
+    lanes, count = writer.isa.lanes, 2 * stem.stride
+    of_input = shape[1] + stem.padding[1] + stem.padding[3]
+    behind = (stem.weight.shape[3] - 1 + stem.stride) // count
+    return max(-(-of_input // (count * lanes)), tiles + -(-behind // lanes))
+
+
+def _taken_apart(writer: Writer, stem: PooledStem, shape: tuple[int, int], spec: Phases) -> Value:
+    """Where the input's planes are, with the zeros around them that the stem wants, each row in phases."""
+    (height, width), isa = shape, writer.isa
+    top, left, bottom, _ = stem.padding
+    row = spec.count * spec.vectors * isa.bytes
+    plane = (height + top + bottom) * row
     count = stem.weight.shape[1]
-    size = count * rows * row
-    source = writer.s(writer.arena.take(size))
-    writer.fill(source, size)
-    with writer.f.loop(count) as plane, writer.f.loop(height) as down:
-        target = source.at(top * row + left * WORD).at(plane.index * (rows * row), down.index * row)
-        given = writer.x.at(plane.index * (height * width * WORD), down.index * (width * WORD))
-        writer.copy(target, given, width * WORD)
-    return row, rows * row, source
+    place, one = writer.s(writer.arena.take(count * plane)), writer.s(writer.arena.take(row))
+    writer.fill(one, row)
+    apart = phases(writer.module, isa, spec)
+    with writer.f.loop(count) as over:
+        mine = place.at(over.index * plane)
+        for first, zeros in ((0, top), (top + height, bottom)):
+            if zeros:
+                writer.fill(mine.at(first * row), zeros * row)
+    with writer.f.loop(count) as over, writer.f.loop(height) as down:
+        given = writer.x.at(over.index * (height * width * WORD), down.index * (width * WORD))
+        writer.copy(one.at(left * WORD), given, width * WORD)
+        writer.f.call(apart, one, place.at(top * row).at(over.index * plane, down.index * row))
+    return place

@@ -10,19 +10,19 @@ from bce.engine.compiled.kernels.product import WORD
 from bce.engine.compiled.layers import Layers, Pointwise, Spatial
 from bce.engine.compiled.maps import Map
 from bce.engine.compiled.packing import packed, packed_taps, padded
-from bce.engine.compiled.plan import BlockPlan
+from bce.engine.compiled.plan import BlockPlan, Run
 from bce.engine.compiled.swish import Swish, scaled
 from bce.engine.compiled.writer import Writer
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """A product as a kernel that is called for each panel and strip.
+    """A product as a kernel that is called for each panel of a run, and each strip.
 
     Attributes:
         kernel: its function.
         source: where its input's rows begin.
-        weights, bias: of the first panel.
+        weights, bias: of the run's first panel.
         step: bytes of a panel's weights.
         row: bytes from the input of a row to that of the next one.
         together: rows that the kernel makes at once, of which it takes a count.
@@ -80,22 +80,23 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
     return Expansion(name, source, writer.put(weight), writer.put(bias), weight[0].nbytes, stem.stride * wide, 1)
 
 
-def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, source: Map, target: Map) -> Expansion:
-    """A block's expansion.
+def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, run: Run, source: Map, target: Map) -> Expansion:
+    """A block's expansion to the channels of a run of panels.
 
     Args:
         writer: the program.
         layer: its weights.
         plan: of the block.
+        run: one of the plan's.
         source: its input, in the plan's element.
         target: the panel's buffer.
     """
-    layer = scaled(layer, plan.swish)
+    layer = scaled(run.of(layer, writer.isa), plan.swish)
     rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
     spec = Expand(
         layer.weight.shape[1],
         source.width,
-        plan.panel,
+        run.panel,
         plan.expand,
         source.row,
         source.vector,
@@ -104,8 +105,8 @@ def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, source: M
         plan.swish,
         rows,
     )
-    weight = packed(layer.weight, plan.expand, plan.panel, writer.isa)
-    bias = padded(layer.bias, plan.vectors * writer.isa.lanes)
+    weight = packed(layer.weight, plan.expand, run.panel, writer.isa)
+    bias = padded(layer.bias, run.vectors * writer.isa.lanes)
     name = expand(writer.module, writer.isa, spec)
     place = writer.s(source.place)
     together = spec.tile_rows(writer.isa)

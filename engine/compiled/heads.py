@@ -12,7 +12,7 @@ from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.layers import PatchHead, Pointwise
 from bce.engine.compiled.maps import Element, Map, vectors_of
 from bce.engine.compiled.packing import packed, padded
-from bce.engine.compiled.plan import panels_of
+from bce.engine.compiled.plan import panels_of, panels_on
 from bce.engine.compiled.swish import Activation, scaled, swish_for
 from bce.engine.compiled.writer import Writer
 
@@ -53,7 +53,7 @@ def patch_head(writer: Writer, head: PatchHead, source: Map, element: Element) -
 def _product(writer: Writer, layer: Pointwise, source: Map, activation: Activation) -> Map:
     """A product at every pixel of a flat map, with its activation: float32, flat."""
     isa = writer.isa
-    panel, panels = panels_of(vectors_of(len(layer.bias), isa))
+    panel, panels = panels_on(source.pixels, vectors_of(len(layer.bias), isa), isa)
     place = writer.arena.take(panel * panels * source.pixels * isa.bytes)
     spatial = Map(place, panel * panels, source.height, source.width, "f32", isa)
     weight = packed(layer.weight, source.element, panel, isa)

@@ -106,6 +106,10 @@ class Lanes:
         """The smaller of each two numbers; b where either is NaN."""
         return self._either("olt", a, b)
 
+    def relu(self, value: Value) -> Value:
+        """max(x, 0); NaN stays NaN."""
+        return self.largest(self.zero(), value)
+
     def _either(self, relation: str, a: Value, b: Value) -> Value:
         first = self.f.emit(vector("i1", self._n), f"fcmp {relation} {a}, {b.name}")
         return self.f.emit(a.type, f"select {first}, {a}, {b}")

@@ -87,6 +87,13 @@ def packed_taps(weight: Array, vectors: int, panels: int, isa: Isa) -> Array:
     return np.ascontiguousarray(rows.reshape(panels, vectors, isa.lanes, -1).transpose(0, 3, 1, 2))
 
 
+def packed_planes(weight: Array, channels: int, groups: int) -> Array:
+    """Weights [out, in, height, width] as [group][in][height][width][channel of the group]."""
+    rows = np.zeros((groups * channels, *weight.shape[1:]), np.float32)
+    rows[: len(weight)] = weight
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(groups, channels, *weight.shape[1:]), 1, -1))
+
+
 def bfloat16(values: Array) -> NDArray[np.uint16]:
     """float32 rounded to the nearest bfloat16, ties to even; finite numbers only."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)

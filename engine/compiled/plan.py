@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bce.engine.compiled.lanes import Isa
-from bce.engine.compiled.layers import Block, Layers, Padding, PatchHead, Spatial
+from bce.engine.compiled.layers import Block, Layers, Padding, PatchHead, Pointwise, Spatial
 from bce.engine.compiled.maps import Element, vectors_of
 from bce.engine.compiled.swish import Swish, swish_for
 
@@ -24,6 +24,8 @@ BUFFER_BYTES = 160 << 10
 """Of a panel's expanded rows: they have to stay in the second cache until the depthwise convolution has read them."""
 _SPEED = {3: 1.0, 2: 0.9, 1: 0.6}
 """Of a tile by how many vectors it is wide, roughly: what wider tiles save in loads."""
+_WORTH = 0.1
+"""Of the time: what panels of two widths have to save, as they are twice the code."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,36 @@ class Elements:
     expand: tuple[Element, ...]
     project: tuple[Element, ...]
     head: Element
+
+
+@dataclass(frozen=True)
+class Run:
+    """Panels of the same width: vectors of channels that are computed together.
+
+    Attributes:
+        first: vector of the first panel.
+        panel: vectors of a panel.
+        count: of panels.
+    """
+
+    first: int
+    panel: int
+    count: int
+
+    @property
+    def vectors(self) -> int:
+        """Of all its panels."""
+        return self.panel * self.count
+
+    @property
+    def end(self) -> int:
+        """The vector behind the last panel."""
+        return self.first + self.vectors
+
+    def of(self, layer: Pointwise, isa: Isa) -> Pointwise:
+        """The part of a layer that makes the run's channels."""
+        part = slice(self.first * isa.lanes, self.end * isa.lanes)
+        return Pointwise(layer.weight[part], layer.bias[part])
 
 
 @dataclass(frozen=True)
@@ -68,11 +100,10 @@ class BlockPlan:
     Attributes:
         expand, project: elements of the two products.
         kept: element of the depthwise convolution's output.
-        panel: vectors of expanded channels that are computed together.
-        panels: how many there are.
-        rows: of the panel's buffer, zeros included; 0 where the depthwise convolution reads the block's input itself.
+        runs: panels of expanded channels.
+        rows: of a panel's buffer, zeros included; 0 where the depthwise convolution reads the block's input itself.
         strips: how the map goes through the buffer; one where it fits.
-        project_panel, project_panels: vectors of output channels, likewise.
+        project_runs: panels of output channels.
         in_weights: whether the gate is multiplied into the projection's weights, not into the map.
         padding: zeros that the next block wants around the output.
         copy: whether the next block's expansion wants a copy in bfloat16.
@@ -81,25 +112,28 @@ class BlockPlan:
     expand: Element
     project: Element
     kept: Element
-    panel: int
-    panels: int
+    runs: tuple[Run, ...]
     rows: int
     strips: tuple[Strip, ...]
-    project_panel: int
-    project_panels: int
+    project_runs: tuple[Run, ...]
     in_weights: bool
     padding: Padding
     copy: bool
 
     @property
+    def panel(self) -> int:
+        """Vectors of the widest panel of expanded channels."""
+        return self.runs[0].panel
+
+    @property
     def vectors(self) -> int:
         """Vectors of the expanded channels."""
-        return self.panel * self.panels
+        return self.runs[-1].end
 
     @property
     def out_vectors(self) -> int:
         """Vectors of the output channels."""
-        return self.project_panel * self.project_panels
+        return self.project_runs[-1].end
 
     @property
     def swish(self) -> Swish:
@@ -161,23 +195,22 @@ def _plan_block(
     buffered = block.expand is not None or (filled and not block.residual)
     rows, strips = 0, [Strip(0, size_in[0], 0, 0, 0, size_out[0], 0)]
     if buffered:
-        panel, panels = panels_of(vectors_of(channels, isa))
-        rows, strips = plan_strips(block.depthwise, size_in, size_out[0], panel, isa)
+        vectors = vectors_of(channels, isa)
+        # the stem as an expansion knows panels of one width: there its input would be put between zeros twice
+        runs = (Run(0, *panels_of(vectors)),) if block.expand is None else runs_of(vectors)
+        rows, strips = plan_strips(block.depthwise, size_in, size_out[0], runs[0].panel, isa)
     else:
-        panel, panels = vectors_of(channels, isa), 1
-    project_panel, project_panels = panels_of(vectors_of(out_channels, isa))
+        runs = (Run(0, vectors_of(channels, isa), 1),)
     feeds_depthwise = after is not None and after.expand is None
     feeds_product = after is None or after.expand is not None
     return BlockPlan(
         expand="f32" if first else mine[0],
         project=mine[1],
         kept=mine[1],
-        panel=panel,
-        panels=panels,
+        runs=runs,
         rows=rows,
         strips=tuple(strips),
-        project_panel=project_panel,
-        project_panels=project_panels,
+        project_runs=runs_of(vectors_of(out_channels, isa)),
         in_weights=block.gate is not None and out_channels < size_out[0] * size_out[1],
         padding=after.depthwise.padding if after is not None and feeds_depthwise else (0, 0, 0, 0),
         copy=feeds_product and wanted == "bf16",
@@ -188,6 +221,33 @@ def panels_of(vectors: int) -> tuple[int, int]:
     """(vectors of a panel, panels) that take the least time; the last panel may be partly empty."""
     panel = min(_SPEED, key=lambda wide: (-(-vectors // wide) * wide / _SPEED[wide], -wide))
     return panel, -(-vectors // panel)
+
+
+def panels_on(pixels: int, vectors: int, isa: Isa) -> tuple[int, int]:
+    """The same for a flat map of so few pixels that a tile which does not divide them does many of them twice."""
+
+    def time(wide: int) -> float:
+        size = min(isa.pixels[wide], pixels)
+        return -(-vectors // wide) * wide / _SPEED[wide] * -(-pixels // size) * size
+
+    panel = min(_SPEED, key=lambda wide: (time(wide), -wide))
+    return panel, -(-vectors // panel)
+
+
+def runs_of(vectors: int) -> tuple[Run, ...]:
+    """Panels for so many vectors, the wider ones first: of one width, or of two where that is worth it."""
+    even = Run(0, *panels_of(vectors))
+    mixed: list[tuple[Run, ...]] = [(even,)]
+    for wide, narrow in ((3, 2), (3, 1), (2, 1)):
+        for count in range(1, -(-vectors // wide)):
+            first = Run(0, wide, count)
+            mixed.append((first, Run(first.end, narrow, -(-(vectors - first.end) // narrow))))
+    best = min(mixed, key=_time)
+    return best if _time(best) < (1 - _WORTH) * _time((even,)) else (even,)
+
+
+def _time(runs: tuple[Run, ...]) -> float:
+    return sum(run.count * run.panel / _SPEED[run.panel] for run in runs)
 
 
 def plan_strips(

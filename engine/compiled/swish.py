@@ -66,7 +66,7 @@ def swish_of(lanes: Lanes, z: Value, swish: Swish) -> Value:
 
 def activated(lanes: Lanes, z: Value, activation: Activation) -> Value:
     """The activation of x: for a swish z = scale x, else x itself."""
-    return lanes.largest(z, lanes.zero()) if activation == "relu" else swish_of(lanes, z, activation)
+    return lanes.relu(z) if activation == "relu" else swish_of(lanes, z, activation)
 
 
 def gate_swish(lanes: Lanes, z: Value) -> Value:

@@ -146,6 +146,11 @@ class Nodes:
             refuse(node, f"takes numbers that are not finite as input {place}")
         return array
 
+    def axes(self, node: Node, place: int) -> int:
+        """How many axes the constant has that a node takes; 0 where it takes none."""
+        constant = self._constant(node, place)
+        return 0 if constant is None else constant.ndim
+
     def integers(self, node: Node, place: int) -> tuple[int, ...]:
         """The list of constant int64 that a node takes.
 

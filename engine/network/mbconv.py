@@ -29,7 +29,7 @@ from bce.engine.compiled.layers import (
 from bce.engine.errors import BceError, one_line
 from bce.engine.network.graph_maps import ConvNode, MapValue, conv_of, take_conv, take_pointwise
 from bce.engine.network.graph_matching import ONNX, Misfit, Nodes, refuse
-from bce.engine.network.onnx_graph import FLOAT32, Graph, Node, read_graph
+from bce.engine.network.onnx_graph import FLOAT32, Attribute, Graph, Node, read_graph
 from bce.engine.network.relu_layers import dense, patch_head, pooled_stem
 
 OPSET = 18
@@ -144,16 +144,22 @@ class _Network:
         for pool in self._nodes.users(x.value, "GlobalAveragePool"):
             mean = self._nodes.take(pool, [x.value])
             for node in self._nodes.users(mean, "Reshape"):
-                name = self._reshaped(node, mean, -1, x.channels)
-                self._taps[name] = Tap(name, kind, block)
-                self._means.append(name)
+                self._means.append(self._reshaped(node, mean, -1, x.channels))
+            for node in self._nodes.users(mean, "Flatten"):
+                # what is not said is 1 as well
+                axis: dict[str, Attribute] = {"axis": 1} if "axis" in node.attributes else {}
+                self._means.append(self._nodes.take(node, [mean], (), **axis))
+        self._taps.update({name: Tap(name, kind, block) for name in self._means})
 
     def _dense(self, x: MapValue) -> Pointwise | None:
         """A dense classifier on the mean of the head's map, and its logits as what may be an output."""
-        found = [(mean, node) for mean in self._means if (node := self._nodes.only(mean, "Gemm"))]
+        nodes = self._nodes
+        found = [
+            (node, mean) for mean in self._means for kind in ("Gemm", "MatMul") for node in nodes.users(mean, kind)
+        ]
         if not found:
             return None
-        layer, logits = dense(self._nodes, found[0][1], found[0][0], x.channels)
+        layer, logits = dense(nodes, *found[0], x.channels)
         self._taps[logits] = Tap(logits, "dense")
         return layer
 

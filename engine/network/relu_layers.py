@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bce.engine.compiled.layers import PatchHead, Pointwise, PooledStem
+from bce.engine.compiled.layers import Array, PatchHead, Pointwise, PooledStem
 from bce.engine.errors import one_line
 from bce.engine.network.graph_maps import MapValue, conv_of, take_pointwise, take_whole_conv
 from bce.engine.network.graph_matching import Nodes, refuse
@@ -46,23 +46,38 @@ _PAIRS: dict[str, Attribute] = {
 
 def patch_head(nodes: Nodes, x: MapValue, factor: Node) -> tuple[PatchHead, MapValue]:
     """A factor and an offset for each channel, ReLU, a convolution without zeros around, ReLU."""
-    scale = nodes.weights(factor, 1, x.channels, 1, 1)
-    scaled = nodes.take(factor, [x.value, factor.inputs[1]])
-    offset = nodes.user(scaled, "Add")
-    shift = nodes.weights(offset, 1, x.channels, 1, 1)
-    y = _relu(nodes, replace(x, value=nodes.take(offset, [scaled, offset.inputs[1]])))
+    scale, scaled = _for_channels(nodes, factor, x)
+    shift, moved = _for_channels(nodes, nodes.user(scaled.value, "Add"), scaled)
+    y = _relu(nodes, moved)
     conv = conv_of(nodes, y)
     if conv.stride != 1 or any(conv.padding):
         refuse(conv.node, f"has stride {conv.stride} and pads {list(conv.padding)}, expected 1 and none")
     out = _relu(nodes, take_whole_conv(nodes, conv, y))
-    return PatchHead(scale.reshape(-1), shift.reshape(-1), conv.weight, conv.bias), out
+    return PatchHead(scale, shift, conv.weight, conv.bias), out
+
+
+def _for_channels(nodes: Nodes, node: Node, x: MapValue) -> tuple[Array, MapValue]:
+    """Take a node with a map and a number for each channel, [channels, 1, 1] or [1, channels, 1, 1], in any order."""
+    place = 0 if node.inputs[1:] == (x.value,) else 1
+    shape = x.channels, 1, 1
+    numbers = nodes.weights(node, place, *((1, *shape) if nodes.axes(node, place) == 4 else shape))
+    given = [x.value, x.value]
+    given[place] = node.inputs[place]
+    return numbers.reshape(-1), replace(x, value=nodes.take(node, given))
 
 
 def dense(nodes: Nodes, node: Node, mean: str, channels: int) -> tuple[Pointwise, str]:
-    """A dense layer on the mean of a map, and its output."""
-    weight = nodes.weights(node, 1, None, channels)
-    bias = nodes.weights(node, 2, len(weight))
-    value = nodes.take(node, [mean, *node.inputs[1:3]], alpha=1.0, beta=1.0, transA=0, transB=1)
+    """A dense layer on the mean of a map, a Gemm or a MatMul and an Add, and its output."""
+    if node.operator == "Gemm":
+        weight = nodes.weights(node, 1, None, channels)
+        bias = nodes.weights(node, 2, len(weight))
+        value = nodes.take(node, [mean, *node.inputs[1:3]], alpha=1.0, beta=1.0, transA=0, transB=1)
+    else:
+        weight = nodes.weights(node, 1, channels, None).T
+        product = nodes.take(node, [mean, node.inputs[1]])
+        node = nodes.user(product, "Add")
+        bias = nodes.weights(node, 1, len(weight))
+        value = nodes.take(node, [product, node.inputs[1]])
     if not len(weight):
         refuse(node, f"makes no numbers of '{one_line(mean)}'")
     return Pointwise(weight, bias), value

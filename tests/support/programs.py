@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from support.plain_mbconv import random_layers
+from support.plain_mbconv import random_layers, random_relu_layers
 
 from bce.engine.compiled.compilation import Code, compile_object
 from bce.engine.compiled.emitter import ir_for
@@ -36,6 +36,12 @@ KINDS: dict[str, tuple[int, Callable[[Layers], object]]] = {
     "deep": (7, lambda n: n.head is not None and any(block.residual and block.expand for block in n.blocks[4:])),
 }
 """Names of networks: how many blocks, and what they have."""
+RELU_KINDS: dict[str, tuple[int, Callable[[Layers], object]]] = {
+    "pooled stem": (2, lambda n: any(n.stem.padding) and n.stem.stride > 1 and n.stem.weight.shape[1] > 1),
+    "pooled stem, padded map": (2, lambda n: n.blocks[0].expand is None and any(n.blocks[0].depthwise.padding)),
+    "patches": (4, lambda n: n.head.kernel > 1 and len(n.blocks) == 4 and any(b.gate is None for b in n.blocks[3:])),
+}
+"""The same with pooled stems, heads of patches and dense classifiers."""
 
 
 def of_many_panels(block: Block) -> bool:
@@ -46,11 +52,12 @@ def of_many_panels(block: Block) -> bool:
 @cache
 def network(kind: str) -> Layers:
     """The first random network of a kind."""
-    blocks, suits = KINDS[kind]
+    make = random_layers if kind in KINDS else random_relu_layers
+    blocks, suits = (KINDS | RELU_KINDS)[kind]
     return next(
         layers
         for seed in range(10_000)
-        if suits(layers := random_layers(np.random.default_rng(seed), blocks)) and min(last_size(layers)) > 1
+        if suits(layers := make(np.random.default_rng(seed), blocks)) and min(last_size(layers)) > 1
     )
 
 

@@ -55,7 +55,7 @@ def patches(module: Module, isa: Isa, spec: Patches) -> str:
             for row in range(spec.height):
                 for column in range(spec.width):
                     value = lanes.load(first.at(row * spec.row_in + column * isa.bytes))
-                    value = lanes.largest(lanes.fma(value, factor, offset), lanes.zero())
+                    value = lanes.relu(lanes.fma(value, factor, offset))
                     lanes.store(place.at((row * spec.width + column) * pixel), value, spec.element)
     f.done()
     return name

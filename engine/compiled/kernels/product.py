@@ -11,6 +11,8 @@ from bce.engine.compiled.maps import DEPTHS, LINE, SIZES, Element
 
 WORD = 4
 """Bytes of what is broadcast: one float32 channel of a pixel, or two in bfloat16."""
+NEAR = 4096
+"""Bytes by which a panel's only tile fetches its own weights ahead: each is read once, as fast as memory gives them."""
 
 
 def steps_of(channels: int, element: Element) -> int:
@@ -20,7 +22,7 @@ def steps_of(channels: int, element: Element) -> int:
 
 @dataclass(frozen=True)
 class Ahead:
-    """Weights that a tile fetches for the panel after this one, so that they are there when it begins.
+    """Weights that a tile fetches: its share of the next panel's, or what it soon reads itself.
 
     Attributes:
         place: of this tile's share.
@@ -118,13 +120,15 @@ class Tile:
 def share_of_next(
     weights: Value, channels: int, element: Element, vectors: int, isa: Isa, tiles: int, tile: Value
 ) -> Ahead | None:
-    """What tile number ``tile`` of ``tiles`` fetches of the next panel's weights.
+    """What tile number ``tile`` of ``tiles`` fetches of the next panel's weights; an only tile fetches its own.
 
     With many tiles the weights are a small part of the work, and nothing is fetched.
     """
     whole = channels // isa.lanes
     if tiles > 32 or not whole:
         return None
+    if tiles == 1:
+        return Ahead(weights.at(NEAR), steps_of(isa.lanes, element) * vectors * isa.bytes // LINE)
     size = steps_of(channels, element) * vectors * isa.bytes
     lines = -(-size // (LINE * tiles * whole))
     return Ahead(weights.at(size).at(tile * (lines * whole * LINE)), lines)

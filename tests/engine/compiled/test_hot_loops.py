@@ -18,6 +18,7 @@ from bce.engine.compiled.emitter import Module, ir_for
 from bce.engine.compiled.kernels.depthwise import Depthwise, depthwise
 from bce.engine.compiled.kernels.expand import Expand, expand
 from bce.engine.compiled.kernels.gate import Squeeze, gate
+from bce.engine.compiled.kernels.planes import Join, Planes, group_of, join, planes
 from bce.engine.compiled.kernels.pool import Nearest, nearest
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.lanes import ISAS
@@ -112,6 +113,35 @@ def test_stems(target: Target) -> None:
     spec = Expand(0, 63, 3, "f32", 1024, 0, 65 * floats, 64 * 65 * floats, "exact", taps=3, stride=2)
     (tile,) = (loop for loop in loops_of(target, expand, spec) if arithmetic(loop) > 50)
     assert len(spills(tile)) < SOME * len(tile)
+
+
+@pytest.mark.parametrize("target", [WIDE, NARROW], ids=["avx512", "avx2"])
+def test_pooled_stems(target: Target) -> None:
+    """Sums of left and right pixels of a group of channels; the product of rows that follows."""
+    isa = ISAS[target.isa]
+    for channels, wide, stride in ((24, 8, 2), (40, 3, 2)):
+        group, groups = group_of(channels, isa)
+        spec = Planes(2, 4, wide, stride, 128 // isa.lanes, group, groups, 99 * 4096, 4096, 4096 // (2 * stride))
+        loops = loops_of(target, planes, spec)
+        assert max(arithmetic(loop) for loop in loops) >= 2 * group * wide
+        assert not any(spills(loop) for loop in loops)
+    for panel in (3, 2):
+        loops = loops_of(target, join, Join(48, 128, panel, 512, 48 * 128 * isa.bytes))
+        assert max(arithmetic(loop) for loop in loops) >= 8 * panel * isa.pixels[panel]
+        assert not any(spills(loop) for loop in loops)
+
+
+@pytest.mark.parametrize(("target", "element"), PRODUCTS, ids=["avx512", "avx512 bf16", "avx2"])
+@pytest.mark.parametrize(("channels", "pixels"), [(1728, 6), (1024, 1)])
+def test_heads_of_patches_and_dense_classifiers(target: Target, element: Any, channels: int, pixels: int) -> None:
+    size, floats = pixel(target, element), ISAS[target.isa].bytes
+    for panel in (3, 2):
+        kept = min(pixels, ISAS[target.isa].pixels[panel])
+        head = Expand(channels, pixels, panel, element, 0, pixels * size, 0, pixels * floats, "relu", rows=1)
+        dense = Project(channels, pixels, 1, panel, element, 0, pixels * size, 0, pixels * floats)
+        for loops in (loops_of(target, expand, head), loops_of(target, project, dense)):
+            assert max(arithmetic(loop) for loop in loops) >= 8 * panel * kept
+            assert not any(spills(loop) for loop in loops)
 
 
 def test_what_counts_as_a_spill() -> None:

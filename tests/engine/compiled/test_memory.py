@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.kernel_calls import lend
-from support.programs import an_input, network, running
+from support.programs import RELU_KINDS, an_input, network, running
 
 from bce.engine.compiled.plan import Precision
 from bce.engine.compiled.targets import Target
@@ -19,10 +19,10 @@ from bce.engine.compiled.targets import Target
 TESTS = Path(__file__).resolve().parents[2]
 ALL = ("no expansion at first", "no expansion at first, added to", "no expansion later", "padded stem", "maps")
 CASES: list[tuple[str, Precision, tuple[str, ...]]] = [
-    ("ends", "fp32", (*ALL, "classes with members")),
-    ("begins", "fp32", ("padded stem", "classes with members")),
-    ("strips", "fp32", ("no expansion at first", "many rows")),
-    ("ends", "bf16", ("deep",)),
+    ("ends", "fp32", (*ALL, "classes with members", *RELU_KINDS)),
+    ("begins", "fp32", ("padded stem", "classes with members", *RELU_KINDS)),
+    ("strips", "fp32", ("no expansion at first", "many rows", "patches")),
+    ("ends", "bf16", ("deep", "patches")),
 ]
 
 
@@ -55,7 +55,13 @@ def test_the_pages_guard(target: Target) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "precision"),
-    [("no expansion at first, added to", "fp32"), ("classes with members", "fp32"), ("maps", "fp32"), ("deep", "bf16")],
+    [
+        ("no expansion at first, added to", "fp32"),
+        ("classes with members", "fp32"),
+        ("maps", "fp32"),
+        ("deep", "bf16"),
+        *((kind, precision) for kind in RELU_KINDS for precision in ("fp32", "bf16")),
+    ],
 )
 def test_what_was_in_the_arena_does_not_matter(target: Target, kind: str, precision: Precision) -> None:
     """Zeros, NaN or another input's numbers: the same bytes."""

@@ -16,6 +16,7 @@ from bce.engine.compiled.packing import (
     packed,
     packed_apart,
     packed_depthwise,
+    packed_planes,
     packed_taps,
     padded,
 )
@@ -74,6 +75,19 @@ def test_taps(isa: Isa, outputs: int, vectors: int, more: int) -> None:
         panel, rest = divmod(out, vectors * isa.lanes)
         here = found[panel, :, rest // isa.lanes, rest % isa.lanes]
         assert here.tolist() == (weight[out].ravel().tolist() if out < outputs else [0] * 9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(outputs=st.integers(1, 12), inputs=st.integers(1, 3), channels=st.integers(1, 5))
+def test_planes(outputs: int, inputs: int, channels: int) -> None:
+    """[group][in][height][width][channel of the group]."""
+    weight = np.random.default_rng(0).standard_normal((outputs, inputs, 2, 3)).astype(np.float32)
+    groups = -(-outputs // channels)
+    found = packed_planes(weight, channels, groups)
+    assert found.shape == (groups, inputs, 2, 3, channels)
+    for out in range(groups * channels):
+        here = found[out // channels, ..., out % channels]
+        assert here.tolist() == (weight[out] if out < outputs else np.zeros((inputs, 2, 3))).tolist()
 
 
 @given(st.integers(0x0080_0000, 0x7F7E_FFFF), st.booleans())

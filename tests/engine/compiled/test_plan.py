@@ -10,11 +10,14 @@ from support.plain_mbconv import random_layers
 
 from bce.engine.compiled import plan
 from bce.engine.compiled.lanes import ISAS
-from bce.engine.compiled.layers import Layers, Padding, Spatial
+from bce.engine.compiled.layers import Layers, Padding, Pointwise, Spatial
 from bce.engine.compiled.maps import Arena, Map
-from bce.engine.compiled.plan import EXACT_BLOCKS, elements, panels_of, plan_blocks, plan_strips
+from bce.engine.compiled.plan import EXACT_BLOCKS, elements, panels_of, panels_on, plan_blocks, plan_strips, runs_of
+from bce.engine.compiled.targets import IsaName
 
 AVX512 = ISAS["avx512"]
+SPEED = {3: 1.0, 2: 0.9, 1: 0.6}
+"""Of a tile, by its vectors."""
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
@@ -83,14 +86,67 @@ def test_panels(vectors: int) -> None:
     panel, panels = panels_of(vectors)
     assert panel in (1, 2, 3)
     assert panel * (panels - 1) < vectors <= panel * panels
-    speed = {3: 1.0, 2: 0.9, 1: 0.6}
-    times = {wide: -(-vectors // wide) * wide / speed[wide] for wide in speed}
+    times = {wide: -(-vectors // wide) * wide / SPEED[wide] for wide in SPEED}
     assert times[panel] == min(times.values())
 
 
 @pytest.mark.parametrize(("vectors", "panel"), [(1, 1), (2, 2), (3, 3), (4, 2), (6, 3), (8, 2), (9, 3), (48, 3)])
 def test_panels_of_common_widths(vectors: int, panel: int) -> None:
     assert panels_of(vectors)[0] == panel
+
+
+@given(st.integers(1, 200))
+def test_runs(vectors: int) -> None:
+    """All vectors, each once, no panel too many; one width unless two save a tenth, and then nothing is better."""
+    runs = runs_of(vectors)
+    panels = [run.panel for run in runs for _ in range(run.count)]
+    assert [run.first for run in runs] == [0, *(run.end for run in runs[:-1])]
+    assert sum(panels) == runs[-1].end
+    assert sum(panels[:-1]) < vectors <= sum(panels)
+    assert [run.panel for run in runs] == sorted({run.panel for run in runs}, reverse=True)
+    panel, count = panels_of(vectors)
+    one_width = count * panel / SPEED[panel]
+    # any mixture of two widths, to the panel
+    times = [
+        wide * a / SPEED[wide] + narrow * b / SPEED[narrow]
+        for wide in SPEED
+        for narrow in SPEED
+        for a in range(vectors // wide + 2)
+        for b in [max(0, -(-(vectors - a * wide) // narrow))]
+    ]
+    time = sum(wide / SPEED[wide] for wide in panels)
+    if len(runs) == 1:
+        assert (runs[0].panel, runs[0].count) == (panel, count)
+        assert min(times) > 0.9 * one_width - 1e-9
+    else:
+        assert time == pytest.approx(min(times))
+        assert time < 0.9 * one_width
+
+
+@pytest.mark.parametrize(
+    ("vectors", "panels"),
+    [(2, [2]), (3, [3]), (4, [2, 2]), (5, [3, 2]), (7, [3, 2, 2]), (9, [3, 3, 3]), (15, [3] * 5), (17, [3] * 6)],
+)
+def test_runs_of_common_widths(vectors: int, panels: list[int]) -> None:
+    assert [run.panel for run in runs_of(vectors) for _ in range(run.count)] == panels
+
+
+def test_a_run_of_a_layer() -> None:
+    """Its outputs, up to the last one that there is."""
+    weight = np.arange(72 * 2, dtype=np.float32).reshape(72, 2)
+    layer = Pointwise(weight, weight[:, 0])
+    first, last = (run.of(layer, AVX512) for run in runs_of(5))
+    assert (first.weight.tolist(), first.bias.tolist()) == (weight[:48].tolist(), weight[:48, 0].tolist())
+    assert (last.weight.tolist(), last.bias.tolist()) == (weight[48:].tolist(), weight[48:, 0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("isa", "pixels", "vectors", "panel"),
+    [("avx512", 64, 96, 3), ("avx2", 64, 192, 3), ("avx512", 6, 64, 3), ("avx2", 6, 128, 2), ("avx2", 1, 30, 3)],
+)
+def test_panels_on_few_pixels(isa: IsaName, pixels: int, vectors: int, panel: int) -> None:
+    """Tiles that divide them, rather than the widest."""
+    assert panels_on(pixels, vectors, ISAS[isa]) == (panel, -(-vectors // panel))
 
 
 def with_blocks(count: int, **options: bool) -> Layers:

@@ -11,7 +11,7 @@ from support.forms import host
 from support.guarded import STRIPS
 from support.kernel_calls import lanes_of
 from support.plain_mbconv import forward, random_pointwise, random_relu_layers, random_spatial
-from support.programs import KINDS, Running, an_input, compiled, network, running
+from support.programs import KINDS, RELU_KINDS, Running, an_input, compiled, network, running
 
 from bce.engine.compiled import plan
 from bce.engine.compiled.compilation import compile_object
@@ -43,7 +43,7 @@ def assert_right(layers: Layers, program: Running, precision: Precision) -> list
     return errors
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *RELU_KINDS])
 def test_exact(target: Target, kind: str) -> None:
     assert_right(network(kind), running(kind, "fp32", target), "fp32")
 
@@ -63,6 +63,50 @@ def test_pooled_stems_patches_and_dense_classifiers(target: Target, seed: int) -
     layers = random_relu_layers(np.random.default_rng(seed))
     for precision in ("fp32", "bf16") if target.bf16 else ("fp32",):
         assert_right(layers, compiled(layers, precision, target), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "in strips"])
+def test_panels_of_two_widths(
+    target: Target, precision: Precision, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expansions to five vectors, projections to five and to seven: with a gate in the weights, in the map and none."""
+    if precision == "bf16" and not target.bf16:
+        pytest.skip("no bfloat16 in this form")
+    lanes, rng, edges = lanes_of(target), np.random.default_rng(0), (1, 1, 1, 1)
+    five, seven = 5 * lanes - lanes // 2, 7 * lanes - 1
+    stem = replace(random_spatial(rng, 6, 3, 2, (31, 27), 0.3, edges=True), padding=edges)
+    blocks, inside = [], 6
+    for index, (outside, gated) in enumerate(
+        [(five, False), (seven, True), (seven, True), (five, False), (seven, True)]
+    ):
+        stride = 2 if index > 2 else 1
+        blocks.append(
+            Block(
+                random_pointwise(rng, inside, five, 1.7),
+                replace(random_spatial(rng, five, 3, stride, (16, 14), 0.6, edges=True), padding=edges),
+                Gate(random_pointwise(rng, five, 3, 1.7), random_pointwise(rng, 3, five, 1.7)) if gated else None,
+                random_pointwise(rng, five, outside, 3.4 if gated else 1.7),
+                residual=inside == outside,
+            )
+        )
+        inside = outside
+    layers = Layers((31, 27), stem, tuple(blocks), (Tap("a", "block", 0, False), Tap("map", "block", 4, False)))
+    if not whole:
+        monkeypatch.setattr(plan, "BUFFER_BYTES", STRIPS)
+    plans = plan_blocks(layers, elements(layers, precision), ISAS[target.isa])
+    assert {len(made.runs) for made in plans} == {len(made.project_runs) for made in plans} == {2}
+    assert [made.in_weights for made in plans] == [False, True, True, False, False]
+    assert all((len(made.strips) == 1) == whole for made in plans[:2])
+    assert_right(layers, compiled(layers, precision, target), precision)
+
+
+def test_no_number_goes_through_relu(target: Target) -> None:
+    """An input of none gives none."""
+    for seed in range(2):
+        layers = random_relu_layers(np.random.default_rng(seed))
+        for values in outputs(compiled(layers, "fp32", target), np.full(layers.input_shape, np.nan, np.float32)):
+            assert np.isnan(values).all()
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("classes with members", "fp32"), ("maps", "fp32"), ("deep", "bf16")])

@@ -19,7 +19,7 @@ from bce.engine.network.onnx_graph import read_graph
 
 onnx = pytest.importorskip("onnx", reason="graphs are written with onnx")
 
-from onnx import numpy_helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
 from support.mbconv_graph import to_onnx  # noqa: E402
 
 
@@ -99,6 +99,58 @@ def test_random_layers_are_read_as_they_are(seed: int, make: Any, tmp_path: Path
     same(read_layers(written(model, tmp_path)), layers)
 
 
+def joined_in_two_steps(model: Any) -> None:
+    """The dense layer as a product and a sum."""
+    (gemm,) = (node for node in model.graph.node if node.op_type == "Gemm")
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == gemm.input[1])
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
+    place = list(model.graph.node).index(gemm)
+    product = helper.make_node("MatMul", gemm.input[:2], ["product"])
+    total = helper.make_node("Add", ["product", gemm.input[2]], gemm.output)
+    del model.graph.node[place]
+    model.graph.node.insert(place, total)
+    model.graph.node.insert(place, product)
+
+
+def flattened(model: Any) -> None:
+    """Means flattened, not reshaped."""
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            node.op_type = "Flatten"
+            del node.input[1]
+            node.attribute.append(helper.make_attribute("axis", 1))
+
+
+def of_four_axes(model: Any) -> None:
+    """Numbers for channels with an axis for the batch."""
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 3:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[None], tensor.name))
+
+
+def turned_around(model: Any) -> None:
+    """Such numbers before the map."""
+    three = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 3}
+    for node in model.graph.node:
+        if three & set(node.input):
+            node.input[:] = node.input[::-1]
+
+
+@pytest.mark.parametrize("change", [joined_in_two_steps, flattened, of_four_axes, turned_around])
+def test_other_forms_of_the_same_network(change: Any, tmp_path: Path) -> None:
+    some = (random_relu_layers(np.random.default_rng(seed)) for seed in range(100))
+    layers = next(found for found in some if all(tap.pooled for tap in found.taps))
+    model = to_onnx(layers)
+    before = model.SerializeToString()
+    change(model)
+    assert model.SerializeToString() != before
+    path = written(model, tmp_path)
+    found = read_layers(path)
+    same(found, layers)
+    x = np.random.default_rng(0).standard_normal(layers.input_shape).astype(np.float32)
+    agrees_with_onnx_runtime(path, found, x, most=1e-4)
+
+
 def same(one: Any, other: Any) -> None:
     """Two of the dataclasses, array by array."""
     if isinstance(other, np.ndarray):
@@ -124,7 +176,10 @@ def test_weights_are_views_of_the_file() -> None:
     assert not layers.blocks[25].project.weight.flags.writeable
 
 
-OPERATORS = ("Sigmoid", "Relu", "Mul", "Add", "Sub", "Conv", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "Tanh")
+OPERATORS = (
+    *("Sigmoid", "Relu", "Mul", "Add", "Sub", "Conv", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "Tanh"),
+    *("MaxPool", "AveragePool", "Gemm", "MatMul", "Flatten"),
+)
 
 
 def changed(rng: np.random.Generator, model: Any) -> None:
@@ -156,12 +211,15 @@ def changed(rng: np.random.Generator, model: Any) -> None:
         graph.output[rng.integers(len(graph.output))].name = rng.choice(values)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 1 << 32))
-def test_what_is_not_refused_gives_the_numbers_of_onnx_runtime(seed: int, tmp_path: Path) -> None:
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1 << 32), with_relu=st.booleans())
+def test_what_is_not_refused_gives_the_numbers_of_onnx_runtime(seed: int, with_relu: bool, tmp_path: Path) -> None:
     """A graph with one change is another network or the same one; never is it taken for one that it is not."""
     rng = np.random.default_rng(seed)
-    layers = random_layers(rng, 1, shape=(9, 8), channels=(2, 3, 4))
+    if with_relu:
+        layers = random_relu_layers(rng, 1)
+    else:
+        layers = random_layers(rng, 1, shape=(9, 8), channels=(2, 3, 4))
     model = to_onnx(layers)
     changed(rng, model)
     path = written(model, tmp_path)
@@ -169,4 +227,4 @@ def test_what_is_not_refused_gives_the_numbers_of_onnx_runtime(seed: int, tmp_pa
         found = read_layers(path)
     except NotMbconv:
         return
-    agrees_with_onnx_runtime(path, found, rng.standard_normal(layers.shape).astype(np.float32), most=1e-4)
+    agrees_with_onnx_runtime(path, found, rng.standard_normal(layers.input_shape).astype(np.float32), most=1e-4)
