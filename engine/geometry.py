@@ -2,8 +2,9 @@
 
 A window is a stretch of audio that a network is fed, of the length that its bundle says. A chunk is a row of the
 output, of the length that the run's grid says. A chunk has one window where it is as long, several that lie evenly in
-it where it is longer, one around its middle where it is shorter. It is scored on all of them for each shift: moved by
-the shift, and moved back into the recording where that would leave it. Windows that coincide are run once.
+it where it is longer, one around its middle where it is shorter; of several none lies in the zeros behind the audio.
+It is scored on all of them for each shift: moved by the shift, and moved back into the recording where that would leave
+it. Windows that coincide are run once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ RESOLUTION_S = 5e-6
 """Durations are taken to this: they are quotients of frames and rates, not exact."""
 MOST_WINDOW_SAMPLES = 1 << 24
 """Of a window: minutes at any rate. An audio block of a dozen windows still fits into memory."""
+MOST_CHUNK_S = 600.0
+"""Of a chunk that is asked for: a thread holds one at least as audio, 115 MB at 48 kHz."""
 MOST_SAMPLES = 1 << 31
 """Of a chunk: fewer than half a day at 48 kHz, and what an index of 32 bits can hold."""
 
@@ -153,13 +156,15 @@ def check_chunk(chunk_s: float) -> float:
     """Return the length of a chunk.
 
     Raises:
-        OptionsError: it is no number above 0, or no multiple of 10 ms.
+        OptionsError: it is no number above 0 and up to ten minutes, or no multiple of 10 ms.
     """
     if not isinstance(chunk_s, Real) or isinstance(chunk_s, bool):
         raise OptionsError(f"chunk is {shown(chunk_s)}, it must be a number of seconds")
     grid = ChunkGrid(float(chunk_s))
     if not math.isclose(round(grid.chunk_s / SHIFT_STEP_S) * SHIFT_STEP_S, grid.chunk_s, abs_tol=1e-9):
         raise OptionsError(f"chunks of {chunk_s:g} s: the length must be a multiple of {SHIFT_STEP_S} s")
+    if grid.chunk_s > MOST_CHUNK_S:
+        raise OptionsError(f"chunks of {chunk_s:g} s: the length must be at most {MOST_CHUNK_S:g} s")
     return grid.chunk_s
 
 
@@ -201,7 +206,7 @@ class WindowPlan:
 
     Attributes:
         starts: int64 [windows], first sample of each window in the padded recording; distinct, ascending.
-        index: int64 [chunks, shifts x windows of a chunk], positions in ``starts``.
+        index: int64 [chunks, shifts x windows of a chunk], positions in ``starts``; those of a shift side by side.
     """
 
     starts: NDArray[np.int64]
@@ -216,6 +221,7 @@ def plan_windows(
     shifts_s: Sequence[float],
     total_samples: int | None = None,
     offsets_s: Sequence[float] = (0.0,),
+    audio_samples: int | None = None,
 ) -> WindowPlan:
     """Plan the windows of consecutive chunks: chunk start + shift + offset, moved into the recording.
 
@@ -228,11 +234,20 @@ def plan_windows(
         total_samples: length of the padded recording at the windows' rate, at least one window; None where the end is
             too far away to matter.
         offsets_s: where the windows of a chunk begin in it, see :func:`window_offsets`.
+        audio_samples: where the audio ends and the padding begins; None where that is too far away to matter. Of the
+            windows of a longer chunk those that would reach beyond end there, or begin with the chunk.
     """
-    places = [shift + offset for shift in shifts_s for offset in offsets_s]
-    shifts = np.array([window.samples_in(place) for place in places], dtype=np.int64)
     first = np.arange(first_chunk, first_chunk + chunks, dtype=np.int64) * grid.samples(window.sample_rate)
-    wanted = np.maximum(first[:, None] + shifts, 0)
+    offsets = np.array([window.samples_in(offset) for offset in offsets_s], dtype=np.int64)
+    inside = np.broadcast_to(offsets, (chunks, len(offsets)))
+    if audio_samples is not None:
+        most_s = np.maximum(audio_samples - window.samples - first, 0) / window.sample_rate
+        steps = np.floor(most_s / SHIFT_STEP_S + 1e-6)
+        most = np.round(steps * (SHIFT_STEP_S * window.sample_rate)).astype(np.int64)
+        inside = np.minimum(inside, most[:, None])
+    shifts = np.array([window.samples_in(shift) for shift in shifts_s], dtype=np.int64)
+    moved = first[:, None, None] + shifts[:, None] + inside[:, None, :]
+    wanted = np.maximum(moved.reshape(chunks, -1), 0)
     if total_samples is not None:
         wanted = np.minimum(wanted, total_samples - window.samples)
     starts, index = np.unique(wanted, return_inverse=True)

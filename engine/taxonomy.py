@@ -26,6 +26,7 @@ Level = Literal["genus", "family", "class"]
 
 LABEL = "primary_label"
 SCIENTIFIC_NAME = "scientific_name"
+COMMON_NAME = "common_name"
 LEVEL_COLUMNS: dict[str, tuple[str, ...]] = {
     "genus": ("genus",),
     "family": ("family", "family_name"),

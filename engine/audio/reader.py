@@ -22,6 +22,12 @@ from bce.engine.errors import AudioError
 from bce.engine.geometry import SHIFT_STEP_S, ChunkGrid
 
 BLOCK_CHUNKS = 12
+BLOCK_S = 60.0
+
+
+def chunks_of_a_block(grid: ChunkGrid) -> int:
+    """Chunks of an audio block: a dozen, or as many as a minute holds where they are long, at least one."""
+    return max(1, min(BLOCK_CHUNKS, int(BLOCK_S / grid.chunk_s)))
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class AudioBlock:
         chunks: how many chunks.
         total_samples: length of the padded recording, always whole chunks; None while the end is further away than any
             window of this block reaches. Never None for the last block.
+        audio_samples: where the recording's own audio ends in it and zeros begin; None together with the above.
         chunk_samples: length of a chunk.
     """
 
@@ -44,6 +51,7 @@ class AudioBlock:
     chunks: int
     total_samples: int | None
     chunk_samples: int
+    audio_samples: int | None = None
 
     @property
     def is_last(self) -> bool:
@@ -62,7 +70,7 @@ class AudioReader:
         sample_rate: to resample to, in Hz.
         grid: the chunks to cut into.
         context_s: how far windows reach beyond their chunk to either side, in seconds; rounded up to 10 ms.
-        block_chunks: chunks per block; the last block has the rest.
+        block_chunks: chunks per block, the last block has the rest; None for :func:`chunks_of_a_block`.
 
     Attributes:
         source_rate: sample rate of the file, in Hz.
@@ -85,7 +93,7 @@ class AudioReader:
         sample_rate: int,
         grid: ChunkGrid,
         context_s: float = 0.0,
-        block_chunks: int = BLOCK_CHUNKS,
+        block_chunks: int | None = None,
     ) -> None:
         self.path = Path(path)
         self.sample_rate = sample_rate
@@ -96,7 +104,7 @@ class AudioReader:
         self.channels = self._decoder.channels
         self.promised_s = self._decoder.promised_s
         context = round(math.ceil(context_s / SHIFT_STEP_S) * SHIFT_STEP_S * sample_rate)
-        self._blocks = self._read_blocks(context, block_chunks, chunk)
+        self._blocks = self._read_blocks(context, block_chunks or chunks_of_a_block(grid), chunk)
 
     @property
     def delivered_s(self) -> float:
@@ -142,6 +150,7 @@ class AudioReader:
         start = 0  # position of held[0]
         first_chunk = 0
         total: int | None = None
+        ended: int | None = None
         while True:
             end = (first_chunk + block_chunks) * chunk
             pieces = [held]
@@ -150,7 +159,7 @@ class AudioReader:
                 piece = next(samples, None)
                 if piece is None:
                     total = self._padded_chunks() * chunk
-                    known = max(known, total)
+                    ended, known = min(known, total), max(known, total)
                     pieces.append(np.zeros(known - start - sum(map(len, pieces)), np.float32))
                 else:
                     known += len(piece)
@@ -159,7 +168,7 @@ class AudioReader:
             reach = end + context
             if total is not None:
                 end, reach = min(end, total), min(reach, total)
-            yield AudioBlock(held[: reach - start], start, first_chunk, end // chunk - first_chunk, total, chunk)
+            yield AudioBlock(held[: reach - start], start, first_chunk, end // chunk - first_chunk, total, chunk, ended)
             if end == total:
                 return
             first_chunk = end // chunk

@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_taxonomy_smoothing(parser, "the bundle's, else genus=0.15,class=0.05")
     range_flags.add_range(parser)
-    add("--raw", action="store_true", help="no prior, no range, no smoothing: the mean of the shifts as it is")
+    add("--raw", action="store_true", help="no prior, no range, no smoothing: what the network says")
     add("--precision", default="fp32", help="of the backbone: fp32, bf16 or int8 (default: fp32)")
     add(
         "--backend",

@@ -96,7 +96,7 @@ class Placing:
 
     Attributes:
         shifts_s: the shifts of each chunk's windows in seconds, used unless a run asks for others.
-        reduce: the mean or the largest of the logits over the shifts and the windows of a chunk.
+        reduce: the mean or the largest of the logits over the windows of a chunk; shifts are averaged.
         step_s: how far apart windows begin, at most, in a chunk that is longer than they are; null for their length.
     """
 

@@ -69,7 +69,16 @@ class Member:
         if total is not None and total < self.window.samples:  # chunks shorter than windows, and few of them
             samples = np.pad(samples, (0, self.window.samples - total))
             total = self.window.samples
-        plan = plan_windows(self.window, self.grid, block.first_chunk, block.chunks, shifts_s, total, self.offsets_s)
+        plan = plan_windows(
+            self.window,
+            self.grid,
+            block.first_chunk,
+            block.chunks,
+            shifts_s,
+            total,
+            self.offsets_s,
+            block.audio_samples,
+        )
         opened = self.frontend.open(samples, block.start_sample)
         frontend_s = clock() - began
         inference_s = 0.0
@@ -87,13 +96,14 @@ class Member:
         index = plan.index[(plan.index < len(rows)).all(axis=1)]
         began = clock()
         features = {name: np.concatenate([row[name] for row in rows]) for name in self.model.outputs}
-        logits = _reduced(self.model.logits(features), index, self._reduce)
+        by_shift = index.reshape(len(index), len(shifts_s), len(self.offsets_s))
+        logits = _mean(_reduced(self.model.logits(features), by_shift, self._reduce), axis=1)
         inference_s += clock() - began
         kept: Features = {}
         if keep == "window":
             kept = features
         elif keep == "chunk":
-            kept = {name: _reduced(values, index, "mean") for name, values in features.items()}
+            kept = {name: _mean(values[index], axis=1) for name, values in features.items()}
         return BlockResult(
             logits,
             kept,
@@ -105,7 +115,10 @@ class Member:
 
 
 def _reduced(values: NDArray[np.float32], index: NDArray[np.int64], how: Reduce) -> NDArray[np.float32]:
-    """[windows, width] and index [chunks, windows of one] -> [chunks, width]; a mean's sum is in float64."""
-    if how == "max":
-        return values[index].max(axis=1)
-    return values[index].mean(axis=1, dtype=np.float64).astype(np.float32)
+    """[windows, width] and index [chunks, shifts, windows of a chunk] -> [chunks, shifts, width]."""
+    return values[index].max(axis=2) if how == "max" else _mean(values[index], axis=2)
+
+
+def _mean(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """A mean whose sum is in float64."""
+    return values.mean(axis=axis, dtype=np.float64).astype(np.float32)

@@ -95,7 +95,13 @@ def bundle_postprocessor(
         found = bundled_priors(bundle) if priors is None else Priors.load(priors)
     if places is not None:
         required = (*required, "range")
-    ranges = _ranges(bundle, places, asked="range" in required) if options.uses_range else None
+    ranges: Ranges | str | None = None
+    if options.uses_range:
+        ranges = _ranges(bundle, places, asked="range" in required)
+    elif "range" in required and options.range_mode != "off":
+        raise OptionsError(
+            f"range: {options.range_mode} with a threshold or strength of 0 does nothing: give --range off, or more"
+        )
     brought = kept_values(bundle.manifest.post, options)
     return Postprocessor(options, bundle.taxonomy, grid or bundle.manifest.grid, found, required, brought, ranges)
 

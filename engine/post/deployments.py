@@ -17,15 +17,14 @@ from bce.engine.post.range_model import check_degrees
 from bce.engine.recording import Recording
 
 NEEDED = ("site", "latitude", "longitude")
-OPTIONAL = ("utc_offset", "start", "end", "recorder")
-MOST_OFFSET_H = 14.0
+OPTIONAL = ("start", "end")
 
 
 @dataclass(frozen=True)
 class Place:
     """A place in degrees: latitude -90..90, north positive; longitude -180..180, east positive.
 
-    As where a run's recordings were made it is one place for all of them.
+    A run that is told one place was made there as a whole: :meth:`place_of` is the same for all of its recordings.
 
     Raises:
         OptionsError: one of them is out of range.
@@ -70,16 +69,12 @@ class Deployment:
         site: as recordings name it.
         place: where that is.
         start, end: the first and the last day in UTC; None where it was there before, or after.
-        utc_offset_h: hours by which its clock was ahead of UTC, -14..14; None where the table does not say.
-        recorder: its name, or empty.
     """
 
     site: str
     place: Place
     start: date | None = None
     end: date | None = None
-    utc_offset_h: float | None = None
-    recorder: str = ""
 
     def covers(self, time: datetime | None) -> bool:
         """Whether it was there at a time (aware); of a time that is not known there is nothing to say against it."""
@@ -97,7 +92,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Deployments:
-    """A table of them: ``site, latitude, longitude``, and where wanted ``utc_offset, start, end, recorder``.
+    """A table of them: ``site, latitude, longitude``, and where wanted ``start, end``; other columns are left alone.
 
     A site may have several lines whose days do not meet: a recorder that was moved.
 
@@ -196,13 +191,7 @@ def _deployment(values: Mapping[str, str]) -> Deployment:
     start, end = (_day(values.get(name, ""), name) for name in ("start", "end"))
     if start is not None and end is not None and end < start:
         raise OptionsError(f"the end {end} comes before the start {start}")
-    offset = values.get("utc_offset", "")
-    hours = _number(offset, "utc_offset") if offset else None
-    if hours is not None and not abs(hours) <= MOST_OFFSET_H:
-        raise OptionsError(f"utc_offset is {hours:g}, expected {-MOST_OFFSET_H:g} to {MOST_OFFSET_H:g} hours")
-    return Deployment(
-        values["site"], Place(latitude, longitude), start, end, hours, recorder=values.get("recorder", "")
-    )
+    return Deployment(values["site"], Place(latitude, longitude), start, end)
 
 
 def _number(text: str, name: str) -> float:

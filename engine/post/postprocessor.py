@@ -56,6 +56,10 @@ class Postprocessor:
         ranges: the range model for these classes and where recordings were made; or why there is no range
             model or no place; None where nothing is to be said of them.
 
+    Attributes:
+        options: what is done.
+        ranges: the range model's step; None where it does nothing.
+
     Raises:
         OptionsError: a required step lacks what it needs, or an excluded group does not exist.
         TableError: the priors lack a class.
@@ -90,7 +94,7 @@ class Postprocessor:
         if absent:
             self._missing["taxonomy"] = f"the class table has no {' and no '.join(absent)} column"
             options = replace(options, taxonomy=tuple(item for item in options.levels if item[0] not in absent))
-        self._ranges = ranges if isinstance(ranges, Ranges) and options.uses_range else None
+        self.ranges = ranges if isinstance(ranges, Ranges) and options.uses_range else None
         if isinstance(ranges, str) and options.uses_range:
             self._missing["range"] = ranges
         for step in required:
@@ -111,7 +115,7 @@ class Postprocessor:
         however a recording is cut. Parts come in order, one recording after the other.
         """
         if self._ranged is None:
-            self._ranged = Ranged() if self._ranges is None else self._ranges.of(part.recording, self.options)
+            self._ranged = Ranged() if self.ranges is None else self.ranges.of(part.recording, self.options)
         ranged = self._ranged
         logits = self._with_prior(part)
         if ranged.log_odds is not None:
@@ -171,8 +175,8 @@ class Postprocessor:
         if amounts and options.exclude:
             amounts += f", without {', '.join(options.exclude)}"
         lines: dict[Step, str] = {"prior": prior if options.uses_prior else "prior: off"}
-        if self._ranges is not None:
-            lines["range"] = self._ranges.describe(options)
+        if self.ranges is not None:
+            lines["range"] = self.ranges.describe(options)
         elif "range" in self._missing:
             lines["range"] = "range: off"
         lines["gaussian"] = "Gaussian: off"

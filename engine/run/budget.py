@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
-from bce.engine.audio.reader import BLOCK_CHUNKS
+from bce.engine.audio.reader import chunks_of_a_block
 from bce.engine.errors import OptionsError, shown
 from bce.engine.geometry import SHIFT_SETS, ChunkGrid, WindowSpec, plan_windows
 from bce.engine.recording import Recording
@@ -129,9 +129,10 @@ class Budget:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ladder = shift_ladder(shifts_s, window)
-        block = max(BLOCK_CHUNKS * grid.samples(window.sample_rate), window.samples)
+        self._block_chunks = count = chunks_of_a_block(grid)
+        block = max(count * grid.samples(window.sample_rate), window.samples)
         self._windows_per_chunk = {
-            shifts: len(plan_windows(window, grid, 0, BLOCK_CHUNKS, shifts, block, offsets_s).starts) / BLOCK_CHUNKS
+            shifts: len(plan_windows(window, grid, 0, count, shifts, block, offsets_s).starts) / count
             for shifts in self._ladder
         }
         self._stop = stop
@@ -154,7 +155,7 @@ class Budget:
 
     def opened(self, recording: Recording, promised_chunks: int | None) -> None:
         self._unopened.pop(recording.stem, None)
-        self._left[recording.stem] = BLOCK_CHUNKS if promised_chunks is None else promised_chunks
+        self._left[recording.stem] = self._block_chunks if promised_chunks is None else promised_chunks
 
     def shifts(self, recording: Recording, chunks: int) -> Shifts:
         """The largest set of shifts with which all that is left ends in time; the smallest if none does."""
@@ -207,5 +208,5 @@ class Budget:
         """Recordings whose header is not read yet count as the others do on average."""
         waiting = self._unopened
         known = [self._promised[stem] for stem in waiting if stem in self._promised]
-        typical = sum(known) / len(known) if known else BLOCK_CHUNKS
+        typical = sum(known) / len(known) if known else self._block_chunks
         return sum(known) + (len(waiting) - len(known)) * typical

@@ -47,6 +47,8 @@ def check_outputs(bundle: Bundle, options: RunOptions, also_written: Sequence[Pa
             "has no head, so there are no scores to write: ask for --features alone, or export it with --head",
             bundle.path,
         )
+    if not options.scored and (options.place is not None or options.deployments is not None):
+        raise OptionsError("a place is for scores: ask for a table or detections too, or leave the place out")
     outputs = [*options.outputs, *also_written]
     for out in outputs:
         check_place(out)

@@ -70,6 +70,7 @@ def infer(
             options.engine.grid_for(bundle),
             checks.places(options),
         )
+    report.ranged = postprocessor is not None and postprocessor.ranges is not None
     report.settings["postprocessing"] = [] if postprocessor is None else postprocessor.describe()
     with ExitStack() as stack:
         for out in outputs:

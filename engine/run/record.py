@@ -27,6 +27,7 @@ class RunReport:
         backbone: what ran it, :meth:`bce.engine.network.backbone.BackboneForm.record`; None where nothing was run.
         sample_rate: of the bundle's windows, in Hz.
         recordings: one entry per recording, in order.
+        ranged: whether a range model was applied.
         rows, filled: rows of the table, and how many of them were filled because they could not be computed.
         detections: how many were written; None where none were asked for.
         missing: recordings of the sample submission that were not there.
@@ -43,6 +44,7 @@ class RunReport:
     backbone: dict[str, Any] | None = None
     sample_rate: int | None = None
     recordings: list[dict[str, Any]] = field(default_factory=list)
+    ranged: bool = False
     rows: int = 0
     filled: int = 0
     detections: int | None = None
@@ -101,11 +103,14 @@ class RunReport:
 
     def ranges(self) -> str:
         """How many recordings the range model knew a place and a date of, in a line; empty where it was not asked."""
-        if all(self.settings.get(name) is None for name in ("place", "deployments")):
+        if not self.ranged:
             return ""
         bases = [entry["range_from"] for entry in self.recordings if entry.get("range_from") is not None]
         dated = sum(basis["week"] is not None for basis in bases)
-        return f"range: {len(bases)} of {len(self.recordings)} recordings have a place, {dated} of them a week too"
+        hint = "" if dated or not bases else " (their names tell no date that is read: see --name-pattern)"
+        return (
+            f"range: {len(bases)} of {len(self.recordings)} recordings have a place, {dated} of them a week too{hint}"
+        )
 
     def last_line(self) -> str:
         """Counts, time and speed in one line."""

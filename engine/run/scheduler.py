@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
-from bce.engine.audio.reader import BLOCK_CHUNKS, AudioBlock, AudioReader
+from bce.engine.audio.reader import AudioBlock, AudioReader, chunks_of_a_block
 from bce.engine.errors import AudioError
 from bce.engine.geometry import ChunkGrid
 from bce.engine.recording import Recording
@@ -35,7 +35,8 @@ _POLL_S = 0.2
 
 def part_chunks(grid: ChunkGrid) -> int:
     """Chunks of a whole part: as many audio blocks as an hour holds, at least one."""
-    return max(1, int(PART_S / grid.chunk_s) // BLOCK_CHUNKS) * BLOCK_CHUNKS
+    block = chunks_of_a_block(grid)
+    return max(1, int(PART_S / grid.chunk_s) // block) * block
 
 
 class Scheduler:

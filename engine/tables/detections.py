@@ -6,20 +6,19 @@ import csv
 import io
 import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
-from bce.engine.errors import OptionsError, shown
+from bce.engine.errors import OptionsError, TableError, shown
 from bce.engine.files import Beside
 from bce.engine.geometry import ChunkGrid
 from bce.engine.post.postprocessor import ScoredPart
 from bce.engine.tables.score_files import defused
-from bce.engine.taxonomy import LABEL, SCIENTIFIC_NAME, Taxonomy
+from bce.engine.taxonomy import COMMON_NAME, LABEL, SCIENTIFIC_NAME, Taxonomy
 
-COMMON_NAME = "common_name"
 COLUMNS = ("path", "site", "time", "start_s", "end_s", LABEL, SCIENTIFIC_NAME, COMMON_NAME, "score")
 THRESHOLD = 0.25
 """What BirdNET's own tools have as their default."""
@@ -64,7 +63,11 @@ class DetectionSink:
         self._write([COLUMNS])
 
     def add(self, part: ScoredPart) -> None:
-        """Append the detections of a part."""
+        """Append the detections of a part.
+
+        Raises:
+            TableError: its scores are not finite.
+        """
         self._write(self._rows(part))
 
     def finish(self) -> None:
@@ -77,11 +80,13 @@ class DetectionSink:
 
     def _rows(self, part: ScoredPart) -> Iterator[tuple[str, ...]]:
         recording = part.recording
+        if not np.isfinite(part.scores).all():
+            raise TableError("has scores that are NaN or infinite", recording.path)
         starts = self._grid.start_s(part.first_chunk, len(part.scores))
         chunks, classes = np.nonzero(part.scores >= self._threshold)
         for place in np.lexsort((-part.scores[chunks, classes], chunks)):
             chunk, start_s = chunks[place], float(starts[chunks[place]])
-            begin = "" if recording.start_time is None else _clock(recording.start_time + timedelta(seconds=start_s))
+            begin = _clock(recording.start_time, start_s)
             score = part.scores[chunk, classes[place]]
             self.count += 1
             yield (
@@ -101,9 +106,16 @@ class DetectionSink:
             self._file.write(content.encode())
 
 
-def _clock(moment: object) -> str:
-    """UTC, to the second: 2025-06-06T03:00:07Z."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+def _clock(start: datetime | None, seconds: float) -> str:
+    """So many seconds after a start, to the second: 2025-06-06T03:00:07Z; empty where that is not known."""
+    try:
+        return (
+            ""
+            if start is None
+            else (start + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
+        )
+    except OverflowError:  # a clock that was never set
+        return ""
 
 
 def check_detections(path: str | os.PathLike[str], threshold: float) -> Path:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from bce.engine.errors import TableError
-from bce.engine.taxonomy import LABEL, SCIENTIFIC_NAME, Taxonomy
+from bce.engine.taxonomy import COMMON_NAME, LABEL, SCIENTIFIC_NAME, Taxonomy
 from bce.export.classes import ClassMap
 
-COMMON_NAME = "common_name"
 SOURCE_CLASS = "source_class"
 """Column of a bundle's class table: the scientific name that the source has for the class; empty where it has none."""
 SOURCE_WHY = "source_why"

@@ -10,17 +10,15 @@ Whether everything between is what the engine's frontend computes, the proof say
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bce.engine.errors import ExportError
 from bce.engine.frontends.birdnet import Branch
 from bce.export.birdnet.architecture import BRANCH_CHANNELS
 from bce.export.readers.tflite_graph import Operator, TfliteGraph
+from bce.export.readers.tflite_walk import TfliteWalk
 
+_WHAT = "frontend"
 _THROUGH = frozenset({"RESHAPE", "EXPAND_DIMS", "SQUEEZE", "CAST"})
 """Operators that move numbers and do not change them."""
 
@@ -44,88 +42,42 @@ def read_frontend(graph: TfliteGraph) -> Frontend:
     Raises:
         ExportError: something is not there; the reason says what is expected and what is found.
     """
-    walk = _Walk(graph)
+    walk = TfliteWalk(graph, _THROUGH)
     transforms = [op for op in graph.operators if op.name == "RFFT2D"]
     if len(transforms) != BRANCH_CHANNELS:
         raise ExportError(f"frontend: expected {BRANCH_CHANNELS} spectrograms (RFFT2D), found {len(transforms)}")
     found = {op.outputs[0]: _branch(walk, op) for op in transforms}
-    joined = walk.next(next(iter(found.values()))[1], "CONCATENATION")
-    scaled = walk.next(joined.outputs[0], "MUL")
-    shifted = walk.next(scaled.outputs[0], "ADD")
-    scales, shifts = (walk.numbers(op.inputs[1], BRANCH_CHANNELS) for op in (scaled, shifted))
+    joined = walk.next(next(iter(found.values()))[1], "CONCATENATION", _WHAT)
+    scaled = walk.next(joined.outputs[0], "MUL", _WHAT)
+    shifted = walk.next(scaled.outputs[0], "ADD", _WHAT)
+    scales, shifts = (walk.numbers(op.inputs[1], BRANCH_CHANNELS, _WHAT) for op in (scaled, shifted))
     branches = []
     for tensor, scale, shift in zip(joined.inputs, scales, shifts, strict=False):
-        of = walk.back(tensor, "RFFT2D")
+        of = walk.back(tensor, "RFFT2D", _WHAT)
         branches.append(replace(found[of.outputs[0]][0], scale=float(scale), shift=float(shift)))
     if len(branches) != BRANCH_CHANNELS or shifted.options.FusedActivationFunction():
         raise ExportError(f"frontend: expected {BRANCH_CHANNELS} spectrograms joined, then a factor and an offset")
     return Frontend(tuple(branches), shifted.outputs[0])
 
 
-def _branch(walk: _Walk, transform: Operator) -> tuple[Branch, int]:
+def _branch(walk: TfliteWalk, transform: Operator) -> tuple[Branch, int]:
     """A branch, its factor and offset still 1 and 0, and the tensor that it ends in."""
-    windowed = walk.back(transform.inputs[0], "MUL")
-    window = walk.constant(windowed.inputs[1])
-    length = int(walk.constant(transform.inputs[1]).reshape(-1)[-1])
+    windowed = walk.back(transform.inputs[0], "MUL", _WHAT)
+    window = walk.constant(windowed.inputs[1], _WHAT)
+    length = int(walk.constant(transform.inputs[1], _WHAT).reshape(-1)[-1])
     # frames are gathered as pieces of the greatest common divisor of hop and length; their places are a column of
     # starts, RANGE x (pieces of a hop), plus a row 0, 1, ... with the pieces of a frame
-    gathered = walk.back(windowed.inputs[0], "GATHER")
-    places = walk.back(gathered.inputs[1], "ADD")
-    row = walk.constant(places.inputs[1])
-    starts = walk.back(places.inputs[0], "MUL")
-    step = int(walk.constant(starts.inputs[1]).reshape(-1)[0]) * (length // row.shape[-1])
-    dense = walk.next(transform.outputs[0], "FULLY_CONNECTED")
-    squared = walk.next(dense.outputs[0], "MUL")
+    gathered = walk.back(windowed.inputs[0], "GATHER", _WHAT)
+    places = walk.back(gathered.inputs[1], "ADD", _WHAT)
+    row = walk.constant(places.inputs[1], _WHAT)
+    starts = walk.back(places.inputs[0], "MUL", _WHAT)
+    step = int(walk.constant(starts.inputs[1], _WHAT).reshape(-1)[0]) * (length // row.shape[-1])
+    dense = walk.next(transform.outputs[0], "FULLY_CONNECTED", _WHAT)
+    squared = walk.next(dense.outputs[0], "MUL", _WHAT)
     if squared.inputs[0] != squared.inputs[1]:
         raise ExportError("frontend: expected the mel bands squared, found a product with something else")
-    power = walk.next(squared.outputs[0], "POW")
-    turned = walk.next(walk.next(power.outputs[0], "REVERSE_V2").outputs[0], "TRANSPOSE")
-    mel, exponent = walk.constant(dense.inputs[1]), walk.numbers(power.inputs[1], 1)
+    power = walk.next(squared.outputs[0], "POW", _WHAT)
+    turned = walk.next(walk.next(power.outputs[0], "REVERSE_V2", _WHAT).outputs[0], "TRANSPOSE", _WHAT)
+    mel, exponent = walk.constant(dense.inputs[1], _WHAT), walk.numbers(power.inputs[1], 1, _WHAT)
     branch = Branch(length, step, window.reshape(-1), mel, float(exponent[0]), 1.0, 0.0)
     return branch, turned.outputs[0]
-
-
-class _Walk:
-    """Steps along the operators of a graph."""
-
-    def __init__(self, graph: TfliteGraph) -> None:
-        self._graph = graph
-        self._users: dict[int, list[Operator]] = defaultdict(list)
-        for op in graph.operators:
-            for tensor in set(op.inputs):
-                self._users[tensor].append(op)
-
-    def next(self, tensor: int, name: str) -> Operator:
-        """The one operator of this name that uses a tensor, perhaps behind some that only move numbers."""
-        users = self._users[tensor]
-        found = [op for op in users if op.name == name]
-        if len(found) == 1:
-            return found[0]
-        through = [op for op in users if op.name in _THROUGH and op.inputs[0] == tensor]
-        if not found and len(through) == 1:
-            return self.next(through[0].outputs[0], name)
-        names = ", ".join(op.name for op in users) or "nothing"
-        raise ExportError(f"frontend: expected {name}, found {names}")
-
-    def back(self, tensor: int, name: str) -> Operator:
-        """The nearest operator of this name that a tensor comes from, along first inputs."""
-        op = self._graph.producer.get(tensor)
-        while op is not None and op.name != name:
-            op = self._graph.producer.get(op.inputs[0])
-        if op is None:
-            raise ExportError(f"frontend: expected {name} before it, found none")
-        return op
-
-    def constant(self, tensor: int) -> NDArray[np.float32]:
-        """A constant of the graph."""
-        value = self._graph.constant(tensor)
-        if value is None or not value.size:
-            raise ExportError("frontend: expected a constant, found something that is computed")
-        return value
-
-    def numbers(self, tensor: int, count: int) -> NDArray[np.float32]:
-        """A constant of so many numbers."""
-        value = self.constant(tensor).reshape(-1)
-        if len(value) != count:
-            raise ExportError(f"frontend: expected {count} numbers, found {len(value)}")
-        return value

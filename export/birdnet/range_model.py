@@ -10,7 +10,6 @@ Followed is who feeds whom, from the input to the output; no name and no number 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from bce.engine.errors import BundleError, ExportError, ParityError
 from bce.engine.post.range_model import ALL_YEAR, INPUTS, WEEKS, Dense, RangeModel
-from bce.export.readers.tflite_graph import EXTRA, Operator, TfliteGraph
+from bce.export.readers.tflite_graph import EXTRA, Operator, TfliteGraph, damage_told
+from bce.export.readers.tflite_walk import TfliteWalk
 from bce.export.sources import CannotRun
 
 LARGEST_DIFFERENCE = 1e-5
@@ -52,7 +52,8 @@ def read_range_model(path: str | Path) -> RangeModel:
     path = Path(path)
     graph = TfliteGraph(path)
     try:
-        return _read(graph)
+        with damage_told(path):
+            return _read(graph)
     except (ExportError, BundleError) as error:
         raise ExportError(f"is not BirdNET's range model: {error.reason}", path) from None
 
@@ -197,19 +198,12 @@ def _activation(op: Operator) -> int:
     return int(op.options.FusedActivationFunction())
 
 
-class _Walk:
-    """Steps along the operators of a graph, from a tensor to what uses it."""
-
-    def __init__(self, graph: TfliteGraph) -> None:
-        self._graph = graph
-        self._users: dict[int, list[Operator]] = defaultdict(list)
-        for op in graph.operators:
-            for tensor in set(op.inputs):
-                self._users[tensor].append(op)
+class _Walk(TfliteWalk):
+    """Steps along the operators of a range model."""
 
     def entry(self) -> int:
         """The input: latitude, longitude, week."""
-        graph = self._graph
+        graph = self.graph
         shapes = [list(graph.tensors[index].shape) for index in graph.inputs]
         if shapes != [[1, INPUTS]] or graph.tensors[graph.inputs[0]].dtype != "f4":
             found = ", ".join(map(str, shapes)) or "none"
@@ -219,7 +213,7 @@ class _Walk:
     def columns(self, entry: int) -> dict[str, int]:
         """Latitude, longitude and week, cut out of the input."""
         found: dict[str, int] = {}
-        for op in self._users[entry]:
+        for op in self.users[entry]:
             if op.name != "STRIDED_SLICE":
                 raise ExportError(f"input: expected STRIDED_SLICE, found {op.name}")
             begin, end, stride = (self.constant(tensor, "input").reshape(-1).tolist() for tensor in op.inputs[1:])
@@ -235,15 +229,6 @@ class _Walk:
             raise ExportError(f"input: expected {INPUTS} columns cut out of it, found {len(found)}")
         return found
 
-    def next(self, tensor: int, name: str, what: str) -> Operator:
-        """The one operator of this name that uses a tensor."""
-        users = self._users[tensor]
-        found = [op for op in users if op.name == name]
-        if len(found) != 1:
-            names = ", ".join(op.name for op in users) or "nothing"
-            raise ExportError(f"{what}: expected {name}, found {names}")
-        return found[0]
-
     def times(self, tensor: int, what: str) -> tuple[int, np.float32]:
         """Where a tensor is multiplied by a number, and the number."""
         op = self.next(tensor, "MUL", what)
@@ -258,16 +243,6 @@ class _Walk:
             raise ExportError(f"{what}: expected a number taken from it")
         return second if first == tensor else first
 
-    def constant(self, tensor: int, what: str) -> NDArray[Any]:
-        """A constant of the graph; floats as float32."""
-        value = self._graph.constant(tensor)
-        if value is None or not value.size:
-            raise ExportError(f"{what}: expected a constant, found something that is computed")
-        return value
-
     def number(self, tensor: int, what: str) -> np.float32:
         """A constant that is one number."""
-        value = self.constant(tensor, what).reshape(-1)
-        if value.size != 1:
-            raise ExportError(f"{what}: expected one number, found {value.size}")
-        return np.float32(value[0])
+        return np.float32(self.numbers(tensor, 1, what)[0])

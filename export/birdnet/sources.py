@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.errors import ExportError
+from bce.engine.errors import BundleError, ExportError
 from bce.engine.files import sha256
 from bce.engine.frontends.birdnet import SHAPE, WINDOW
 from bce.export.birdnet.architecture import EMBEDDING, LOGITS
@@ -18,7 +18,7 @@ from bce.export.birdnet.recognise import recognise
 from bce.export.birdnet.weights import Weights
 from bce.export.readers.steps import Input
 from bce.export.readers.terms import Tensor
-from bce.export.readers.tflite_graph import TfliteGraph
+from bce.export.readers.tflite_graph import TfliteGraph, damage_told
 from bce.export.readers.tflite_reader import check_waveforms, losses, running
 from bce.export.readers.tflite_terms import translate
 from bce.export.sources import SPECTROGRAM, Reference, Source
@@ -42,16 +42,17 @@ def read_source(path: str | Path) -> BirdnetSource:
     path = Path(path)
     graph = TfliteGraph(path)
     try:
-        batch = check_waveforms(graph, WINDOW)
-        frontend = read_frontend(graph)
-        entry = Input(())
-        _, bands, frames = SHAPE
-        # terms call the axes of a map time and mel, in this order; here mel comes first
-        axes = ((("n", batch),), (("t", bands),), (("m", frames),), (("c", SHAPE[0]),))
-        terms, tensors = translate(graph, frontend.output, Tensor(entry, axes), 0.0)
-        outputs = [terms.resolve(tensors[index]) for index in graph.outputs if index in tensors]
-        found = recognise(entry, outputs, frontend.branches)
-    except ExportError as error:
+        with damage_told(path):
+            batch = check_waveforms(graph, WINDOW)
+            frontend = read_frontend(graph)
+            entry = Input(())
+            _, bands, frames = SHAPE
+            # terms call the axes of a map time and mel, in this order; here mel comes first
+            axes = ((("n", batch),), (("t", bands),), (("m", frames),), (("c", SHAPE[0]),))
+            terms, tensors = translate(graph, frontend.output, Tensor(entry, axes), 0.0)
+            outputs = [terms.resolve(tensors[index]) for index in graph.outputs if index in tensors]
+            found = recognise(entry, outputs, frontend.branches)
+    except (ExportError, BundleError) as error:
         raise ExportError(f"is not BirdNET v2.4: {error.reason}", path) from None
     values = {SPECTROGRAM: frontend.output}
     places = {terms.known(tensor): index for index, tensor in reversed(tensors.items())}

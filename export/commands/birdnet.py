@@ -16,13 +16,13 @@ from bce.engine.network.bundle import Bundle
 from bce.engine.network.manifest import Head, Input, OutputKind, Placing, Score
 from bce.engine.post.priors import Priors
 from bce.engine.post.range_model import RANGE, RangeModel
-from bce.engine.taxonomy import Taxonomy
+from bce.engine.taxonomy import COMMON_NAME, Taxonomy
 from bce.export.birdnet.architecture import EMBEDDING, LOGITS
 from bce.export.birdnet.classes import SOURCE_WHY, map_to_labels, read_labels
 from bce.export.birdnet.exact import Exact, exact_spectrograms
 from bce.export.birdnet.graph import export_backbone
 from bce.export.birdnet.locate import locate
-from bce.export.birdnet.published import published_name
+from bce.export.birdnet.published import are_published_labels, published_name
 from bce.export.birdnet.range_model import learnt, prove_range_model, read_range_model
 from bce.export.birdnet.sources import BirdnetSource, read_source
 from bce.export.classes import NO_SIGNAL, ClassMap
@@ -42,7 +42,7 @@ PLACING = Placing(shifts_s=(0.0,), reduce="max", step_s=1.0)
 all else with AUC 1.000 and 0.990, the mean with 0.976 and 0.980; windows at 0 and 2 s alone with 1.000 and 0.989."""
 POST = {"sigma": 0.0, "taxonomy": {}}
 """Scores are BirdNET's confidences, sigmoid(logit), unless a run or the export asks for smoothing."""
-NO_RANGE_MODEL = "none"
+WITHOUT = "none"
 _KINDS: dict[str, OutputKind] = {EMBEDDING: "embedding", LOGITS: "logits"}
 
 
@@ -71,13 +71,19 @@ def export_birdnet(options: BirdnetOptions, say: Say = lambda line: None) -> Bun
     say(f"reading {located.model}")
     source = read_source(located.model)
     labels = read_labels(named, source.weights.classes)
+    pairs = zip(labels.scientific_names, labels.columns[COMMON_NAME], strict=True)
+    whose = "the published ones"
+    if not are_published_labels([f"{scientific}_{common}" for scientific, common in pairs]):
+        whose = "none that are published: nobody vouches for their order"
     ranges = _read_ranges(options.range_model or located.range_model, source.weights.classes)
     class_map = None if taxonomy is None else map_to_labels(taxonomy, labels)
     if class_map is not None and not len(class_map.needed):
         raise OptionsError(f"none of its classes are in {named}", options.taxonomy)
     classes = labels if class_map is None else class_map.taxonomy
     check_postprocessing(options, priors, post, classes, ChunkGrid(birdnet.WINDOW.window_s))
-    return make_bundle(BirdnetExport(source, classes, class_map, inputs, post, ranges), options, say)
+    return make_bundle(
+        BirdnetExport(source, classes, class_map, inputs, post, ranges, f"{named}, {whose}"), options, say
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +96,14 @@ class RangeFile:
 
 def _read_ranges(given: str | os.PathLike[str] | None, classes: int) -> RangeFile | None:
     """The range model, if there is one and it is wanted."""
-    if given is None or str(given) == NO_RANGE_MODEL:
+    if given is None or str(given) == WITHOUT:
         return None
     path = Path(given).expanduser()
     model = read_range_model(path)
     if model.classes != classes:
         raise ExportError(
             f"has {model.classes} classes, BirdNET's file {classes}: give the range model that belongs to it, or "
-            f"--range-model {NO_RANGE_MODEL}",
+            f"--range-model {WITHOUT}",
             path,
         )
     return RangeFile(path, model)
@@ -114,6 +120,7 @@ class BirdnetExport:
         inputs: the windows of the proof.
         post: tuned values of post-processing.
         ranges: the range model; None for a bundle without one.
+        labels: where the class names are from, in words.
     """
 
     source: BirdnetSource
@@ -122,6 +129,7 @@ class BirdnetExport:
     inputs: list[CheckInput]
     post: dict[str, Any]
     ranges: RangeFile | None = None
+    labels: str = ""
     family = FAMILY
 
     @property
@@ -139,7 +147,9 @@ class BirdnetExport:
         return Contents(score, Head("own"), self.classes, _KINDS, PLACING, self.post, notices)
 
     def lines(self) -> Iterator[str]:
-        """Which classes were found, and the names of those that were not."""
+        """Whose class names they are, which classes were found, and the names of those that were not."""
+        if self.labels:
+            yield f"class names: {self.labels}"
         if self.class_map is None:
             yield f"{len(self.classes)} classes, all of the source's"
             return

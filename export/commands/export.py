@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="tapped blocks, such as 21,24,25, or 'all' (default: the head's, else 21,24,25)",
     )
-    add("--outputs", default="blocks", metavar="LIST", help="of blocks,embedding,label (default: blocks)")
+    add("--outputs", metavar="LIST", help="of blocks,embedding,label (default: blocks)")
     add("--preparation", help="of each window: none, peak or hoplite (default: the head's, else none)")
     add("--priors", type=Path, metavar="NPZ", help="a site and hour table to put into the bundle")
     add(
@@ -159,7 +159,7 @@ def _export(args: argparse.Namespace) -> None:
         _export_birdnet(args)
         return
     _check_unset(args, _BIRDNET_ONLY, "--birdnet", "--perch")
-    blocks, outputs = parse_blocks(args.blocks), tuple(args.outputs.split(","))
+    blocks, outputs = parse_blocks(args.blocks), tuple((args.outputs or "blocks").split(","))
     # torch and onnx come after everything that can be said without them
     from bce.export.commands.options import ExportOptions
     from bce.export.commands.perch import export_bundle

@@ -57,7 +57,9 @@ def info_lines(bundle: Bundle) -> Iterator[str]:
         yield from _source_classes(bundle.taxonomy)
     yield f"  score        {_score(manifest)}"
     shifts = ", ".join(f"{shift:g}" for shift in manifest.placing.shifts_s)
-    yield f"  placing      shifts {shifts} s, {manifest.placing.reduce} of the logits"
+    placing = manifest.placing
+    apart = window.window_s if placing.step_s is None else placing.step_s
+    yield f"  placing      shifts {shifts} s; of a longer chunk the {placing.reduce} of windows up to {apart:g} s apart"
     for name in manifest.files:
         yield f"  file         {name}, {(bundle.path / name).stat().st_size / 1e6:.2f} MB"
     yield f"  precisions   {', '.join(manifest.variants)}"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,26 @@ def schema() -> Any:
     return schema_py_generated
 
 
+_DAMAGE = (
+    *(struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError),
+    ZeroDivisionError,
+)
+"""What damaged bytes do to those who read them: numbers, operands and options are not what they should be."""
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turn what a damaged graph does to those who walk it into one line.
+
+    Raises:
+        ExportError: the file is damaged.
+    """
+    try:
+        yield
+    except _DAMAGE:
+        raise ExportError("is damaged: its operators and constants do not fit together", path) from None
+
+
 class TfliteGraph:
     """The main subgraph of a file."""
 
@@ -101,10 +122,16 @@ class TfliteGraph:
             self.inputs, self.outputs = _indices(main.InputsAsNumpy()), _indices(main.OutputsAsNumpy())
             for index in (*self.inputs, *self.outputs):
                 self.tensors[index]
-        except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError):
+        except _DAMAGE:
             raise ExportError("is cut short or damaged: it cannot be parsed as a TFLite model", path) from None
         if not self.operators:
             raise ExportError("is not a TFLite model: it holds no graph", path)
+        made = set(self.inputs)
+        later = {index for op in self.operators for index in op.outputs}
+        for op in self.operators:
+            if any(index in later and index not in made for index in op.inputs):
+                raise ExportError("is damaged: one of its operators takes what is made after it", path)
+            made.update(op.outputs)
         self.producer = {index: op for op in self.operators for index in op.outputs}
         self.consumers = Counter(index for op in self.operators for index in op.inputs)
         self.consumers.update(self.outputs)

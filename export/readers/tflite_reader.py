@@ -17,7 +17,7 @@ from bce.engine.geometry import WindowSpec
 from bce.export.readers.base import Array, Expectation, Opened, Output, Run, in_batches, waveforms_of
 from bce.export.readers.steps import Input
 from bce.export.readers.terms import Tensor
-from bce.export.readers.tflite_graph import EXTRA, Operator, TensorInfo, TfliteGraph, dequantised
+from bce.export.readers.tflite_graph import EXTRA, Operator, TensorInfo, TfliteGraph, damage_told, dequantised
 from bce.export.readers.tflite_terms import translate
 from bce.export.sources import CannotRun
 
@@ -36,7 +36,11 @@ def open_tflite(path: Path, expected: Expectation) -> Opened[int]:
     Raises:
         ExportError: it is no whole TFLite file, its input is another, or it has no spectrogram.
     """
-    graph = TfliteGraph(path)
+    with damage_told(path):
+        return _opened(TfliteGraph(path), path, expected)
+
+
+def _opened(graph: TfliteGraph, path: Path, expected: Expectation) -> Opened[int]:
     try:
         batch = check_waveforms(graph, expected.window)
         spectrogram = _spectrogram(graph, expected, batch)

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from support.forms import host
-from support.tflite_variants import cut_short, float16, int8, with_classes
+from support.tflite_variants import cut_short, float16, int8, mutated, with_classes
 
 from bce.engine import Bundle, Engine, EngineOptions
 from bce.engine.audio.reader import AudioReader
@@ -192,6 +192,32 @@ def test_files_that_are_cut_short_are_one_line(model: Path, tmp_path: Path, shar
         read_source(cut_short(model, tmp_path / "cut.tflite", share))
     assert "cut.tflite" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["options", "outputs", "input", "itself"])
+def test_spoilt_operators_are_one_line_or_change_nothing(model: Path, tmp_path: Path, kind: str) -> None:
+    """Whichever operator it is: one that is not followed, as a shape's, may be spoilt in peace."""
+    from bce.export.birdnet.sources import read_source
+
+    refused = []
+    for seed in range(25):
+        try:
+            read_source(mutated(model, tmp_path / "spoilt.tflite", kind, seed))
+        except ExportError as error:
+            refused.append(error)
+    assert len(refused) > 3
+    assert {str(error.path) for error in refused} == {str(tmp_path / "spoilt.tflite")}
+    assert not any("\n" in error.reason for error in refused)
+
+
+def test_labels_in_another_order_are_told(model: Path, whole: Bundle) -> None:
+    from bce.export.birdnet.classes import read_labels
+    from bce.export.birdnet.published import are_published_labels
+
+    lines = model.with_name(LABELS).read_text(encoding="utf-8").splitlines()
+    assert are_published_labels(lines)
+    assert not are_published_labels(lines[::-1])
+    assert read_labels(model.with_name(LABELS), 6522).labels == whole.classes
 
 
 def test_another_networks_file_is_one_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

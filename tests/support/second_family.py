@@ -148,9 +148,7 @@ def write_bundle(
     return Bundle.load(folder)
 
 
-def naive(
-    audio: Path, shifts_s: tuple[float, ...], reduce: str = "mean"
-) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+def naive(audio: Path, shifts_s: tuple[float, ...]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
     """A whole file, one window at a time: logits [chunks, classes], and the features as means over the shifts."""
     samples, rate = soundfile.read(audio, dtype="float32", always_2d=True)
     seconds = len(samples) / rate
@@ -164,7 +162,7 @@ def naive(
         starts = [min(max(round((chunk * WINDOW_S + s) * RATE), 0), length - WINDOW_S * RATE) for s in shifts_s]
         out = network(np.stack([features_of(mono[at : at + WINDOW_S * RATE], 1e-6) for at in starts]))
         own = np.log(out["species"] / (1 - out["species"]))
-        logits.append(own.mean(axis=0) if reduce == "mean" else own.max(axis=0))
+        logits.append(own.mean(axis=0))
         for name, values in out.items():
             means[name].append(values.mean(axis=0))
     return np.array(logits), {name: np.array(rows) for name, rows in means.items()}

@@ -103,6 +103,27 @@ def with_classes(path: Path, out: Path, classes: int) -> Path:
     return _rewritten(path, out, change)
 
 
+def mutated(path: Path, out: Path, kind: str, seed: int) -> Path:
+    """One of the operators is spoilt: without "options" or "outputs", an "input" less, or fed by "itself"."""
+
+    def change(graph: TfliteGraph, model: Any, main: Any) -> None:
+        rng = np.random.default_rng(seed)
+        fitting = [
+            n for n, op in enumerate(graph.operators) if op.inputs and (kind != "options" or op.options is not None)
+        ]
+        op = main.operators[int(rng.choice(fitting))]
+        if kind == "options":
+            op.builtinOptions, op.builtinOptionsType = None, 0
+        elif kind == "outputs":
+            op.outputs = np.zeros(0, np.int32)
+        elif kind == "input":
+            op.inputs = op.inputs[:-1]
+        else:
+            op.inputs = np.concatenate([op.outputs[:1], op.inputs[1:]])
+
+    return _rewritten(path, out, change)
+
+
 def cut_short(path: Path, out: Path, share: float) -> Path:
     """The beginning of a file."""
     content = path.read_bytes()

@@ -42,7 +42,7 @@ S02,5,6,2025-05-01,,5.5,
 
 def test_a_recorder_that_was_moved(tmp_path: Path) -> None:
     table = read(tmp_path, MOVED)
-    assert table.deployments[0] == Deployment("S01", Place(1, 2), None, date(2025, 3, 31), -4.0, "AM 17")
+    assert table.deployments[0] == Deployment("S01", Place(1, 2), None, date(2025, 3, 31))
     for day, place in [
         (date(2020, 1, 1), Place(1, 2)),
         (date(2025, 3, 31), Place(1, 2)),
@@ -81,8 +81,6 @@ def test_a_recorder_that_was_moved(tmp_path: Path) -> None:
             "site,latitude,longitude,start,end\nS1,1,2,2025-02-02,2025-02-01\n",
             "line 2: the end 2025-02-01 comes before the start 2025-02-02",
         ),
-        ("site,latitude,longitude,utc_offset\nS1,1,2,15\n", "line 2: utc_offset is 15, expected -14 to 14 hours"),
-        ("site,latitude,longitude,utc_offset\nS1,1,2,nan\n", "line 2: utc_offset is nan"),
         ("site,latitude,longitude\nS1,1,2\nS2,1,2\nS1,3,4\n", "lines 2 and 4 both tell of site 'S1'"),
         ('site,latitude,longitude\n"S1,1,2\n', "is not CSV"),
     ],

@@ -68,6 +68,17 @@ def test_a_chunk_uses_all_its_windows_for_each_shift():
     ]
 
 
+def test_no_window_of_several_lies_in_the_zeros_behind_the_audio():
+    spec, grid, offsets = WindowSpec(100, 3.0), ChunkGrid(5.0), (0.0, 1.0, 2.0)
+    found = plan_windows(spec, grid, 0, 2, (0.0,), 1000, offsets, 600)  # 6 s of audio, padded to 10
+    assert found.starts[found.index].tolist() == [[0, 100, 200], [500, 500, 500]]
+    found = plan_windows(spec, grid, 1, 1, (0.0,), 1000, offsets, 850)
+    assert found.starts[found.index].tolist() == [[500, 550, 550]]
+    found = plan_windows(spec, ChunkGrid(60.0), 0, 1, (0.0,), 6000, tuple(range(58)), 600)
+    assert found.starts.tolist() == [0, 100, 200, 300]
+    assert plan_windows(spec, ChunkGrid(1.0), 0, 1, (0.0,), 300, (-1.0,), 100).starts.tolist() == [0]
+
+
 def placed(small_bundle: Bundle, folder: Path, **placing: object) -> Bundle:
     """The small bundle with another placing."""
     shutil.copytree(small_bundle.path, folder)
@@ -87,6 +98,7 @@ def plain_rows(bundle: Bundle, audio: Path, chunk_s: float, shifts: tuple[float,
     chunks = int(seconds / chunk_s + 1e-9)
     chunks += seconds - chunks * chunk_s >= min(1.0, chunk_s) - 1e-9
     length = max(round(chunks * chunk_s * RATE), 5 * RATE)
+    ends = min(len(mono), round(chunks * chunk_s * RATE)) / RATE  # zeros begin here
     mono = np.pad(mono, (0, max(0, length - len(mono))))[: round(chunks * chunk_s * RATE)]
     mono = np.pad(mono, (0, length - len(mono)))
     room = chunk_s - 5.0
@@ -95,13 +107,18 @@ def plain_rows(bundle: Bundle, audio: Path, chunk_s: float, shifts: tuple[float,
     engine = Engine(bundle, EngineOptions(threads=1))
     rows = []
     for chunk in range(chunks):
-        logits = []
-        for start_s in (chunk * chunk_s + shift + offset for shift in shifts for offset in offsets):
-            start = min(max(round(start_s * RATE), 0), length - 5 * RATE)
-            window = np.empty((1, *engine.member.frontend.shape), np.float32)
-            engine.member.frontend.open(mono[start : start + 5 * RATE]).window(0, window[0])
-            logits.append(engine.member.model.logits(engine.member.model.features(window))[0])
-        rows.append(np.max(logits, axis=0) if how == "max" else np.mean(logits, axis=0, dtype=np.float64))
+        # a window of several ends with the audio at the latest, unless it begins with its chunk
+        last = max(math.floor((ends - 5.0 - chunk * chunk_s) * 100 + 1e-4) / 100, 0)
+        of_shifts = []
+        for shift in shifts:
+            logits = []
+            for offset in offsets:
+                start = min(max(round((chunk * chunk_s + shift + min(offset, last)) * RATE), 0), length - 5 * RATE)
+                window = np.empty((1, *engine.member.frontend.shape), np.float32)
+                engine.member.frontend.open(mono[start : start + 5 * RATE]).window(0, window[0])
+                logits.append(engine.member.model.logits(engine.member.model.features(window))[0])
+            of_shifts.append(np.max(logits, axis=0) if how == "max" else np.mean(logits, axis=0, dtype=np.float64))
+        rows.append(np.mean(of_shifts, axis=0, dtype=np.float64))
     return np.array(rows)
 
 
@@ -112,6 +129,7 @@ def plain_rows(bundle: Bundle, audio: Path, chunk_s: float, shifts: tuple[float,
         (7.0, 1.0, "mean", (-1.0, 0.0)),
         (2.0, 5.0, "mean", (0.0,)),
         (30.0, 5.0, "max", (0.0,)),
+        (8.0, 1.0, "max", (-1.0, 0.0, 0.5)),
     ],
 )
 def test_rows_equal_a_plain_pipeline(
@@ -151,6 +169,7 @@ def test_a_table_has_a_row_for_each_chunk(small_bundle: Bundle, soundscapes: Pat
     [
         (["--chunk", "0"], "must be above 0"),
         (["--chunk", "nan"], "must be above 0"),
+        (["--chunk", "601"], "at most 600 s"),
         (["--chunk", "2.003"], "multiple of 0.01 s"),
         (["--chunk", "2.5"], "whole seconds"),
         (["--threshold", "0.5"], "give --detections as well"),

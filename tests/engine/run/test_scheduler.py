@@ -272,8 +272,9 @@ def test_a_part_is_an_hour_at_most_and_the_last_one_says_how_it_ended(
 def test_chunks_of_other_lengths_make_parts_of_an_hour_too() -> None:
     assert part_chunks(ChunkGrid(5.0)) == 720
     assert part_chunks(ChunkGrid(3.0)) == 1200
-    assert part_chunks(ChunkGrid(7.0)) == 504  # 3,528 s: whole audio blocks
-    assert part_chunks(ChunkGrid(900.0)) == 12  # one audio block is three hours: it is not cut
+    assert part_chunks(ChunkGrid(7.0)) == 512  # 3,584 s: whole audio blocks of eight chunks
+    assert part_chunks(ChunkGrid(90.0)) == 40  # each is an audio block of its own
+    assert part_chunks(ChunkGrid(4000.0)) == 1  # longer than an hour: it is not cut
 
 
 def test_a_long_recording_behind_a_stalled_one_does_not_fill_the_memory(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bce.engine.errors import OptionsError
+from bce.engine.errors import OptionsError, TableError
 from bce.engine.geometry import ChunkGrid
 from bce.engine.post.postprocessor import ScoredPart
 from bce.engine.recording import Recording
@@ -89,6 +89,24 @@ def test_a_run_that_broke_off_leaves_nothing(tmp_path: Path) -> None:
     sink.add(ScoredPart(RECORDING, 0, np.ones((1, 3)), OK))
     sink.abort()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("year", "time"), [(9999, ""), (1, "0001-12-31T23:59:59Z")], ids=["over the last year's end", "year 1"]
+)
+def test_a_clock_that_was_never_set(tmp_path: Path, year: int, time: str) -> None:
+    recording = Recording(Path("z.wav"), "z", None, None, datetime(year, 12, 31, 23, 59, 56, tzinfo=UTC))
+    sink = DetectionSink(tmp_path / "d.csv", CLASSES, ChunkGrid(3.0))
+    sink.add(ScoredPart(recording, 1 if year == 1 else 2, np.array([[0.3, 0.0, 0.0]]), OK))
+    sink.finish()
+    assert read(tmp_path / "d.csv")[1][2] == time
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    sink = DetectionSink(tmp_path / "d.csv", CLASSES, ChunkGrid(3.0))
+    with pytest.raises(TableError, match=r"x\.wav: has scores that are NaN or infinite"):
+        sink.add(ScoredPart(RECORDING, 0, np.array([[0.1, np.nan, 0.2]]), OK))
+    sink.abort()
 
 
 @pytest.mark.parametrize(
