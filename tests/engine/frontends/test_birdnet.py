@@ -191,7 +191,7 @@ def test_threads_do_not_meet() -> None:
 
 def test_windows_outside_and_other_outputs_are_refused() -> None:
     block = FRONTEND.open(np.zeros(LENGTH + 1, np.float32), 100)
-    out = np.empty(SHAPE, np.float32)
+    out = np.zeros(SHAPE, np.float32)
     for start in (99, 102):
         with pytest.raises(ValueError, match=f"a window at sample {start} is outside the block"):
             block.window(start, out)

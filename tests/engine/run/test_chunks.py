@@ -125,7 +125,6 @@ def plain_rows(bundle: Bundle, audio: Path, chunk_s: float, shifts: tuple[float,
 @pytest.mark.parametrize(
     ("chunk_s", "step_s", "how", "shifts"),
     [
-        (10.0, 2.0, "max", (0.0,)),
         (7.0, 1.0, "mean", (-1.0, 0.0)),
         (2.0, 5.0, "mean", (0.0,)),
         (30.0, 5.0, "max", (0.0,)),
