@@ -20,7 +20,7 @@ def frames_of(samples: np.ndarray, first: int, step: int, window: np.ndarray) ->
     return frames
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     grains=st.integers(1, 4),
     first=st.integers(0, 20),
