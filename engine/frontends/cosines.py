@@ -26,7 +26,7 @@ from bce.engine.frontends.butterflies import (
     put_8,
     transform_4,
     transform_8,
-    transform_rows,
+    transform_neighbours,
     turns_of,
 )
 from bce.engine.frontends.lanes import LANES, load, load_across, rounded_product, store, wide, zeros
@@ -172,15 +172,7 @@ def _transform(sequences, pair, turns, transforms):  # type: ignore[no-untyped-d
         )
         put_8(transforms, z + p, 8, transform_8(even, odd), turns, 8 * p)
     for row in range(z, z + POINTS, 8):
-        v = transform_rows(transforms, row, 1)
-        put(transforms, row, v[0])
-        put(transforms, row + 1, v[1])
-        put(transforms, row + 2, v[2])
-        put(transforms, row + 3, v[3])
-        put(transforms, row + 4, v[4])
-        put(transforms, row + 5, v[5])
-        put(transforms, row + 6, v[6])
-        put(transforms, row + 7, v[7])
+        transform_neighbours(transforms, row)
 
 
 @numba.njit(forceinline=True)

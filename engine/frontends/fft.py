@@ -17,9 +17,9 @@ from bce.engine.frontends.butterflies import (
     get,
     minus,
     plus,
-    put,
     put_8,
     transform_8,
+    transform_neighbours,
     transform_rows,
     turns_of,
 )
@@ -111,15 +111,7 @@ def _spectra_kernel(samples, frames, window, offsets, turns, row_of_bin, half_tu
             for p in range(8):
                 put_8(z, q + p, 8, transform_rows(z, q + p, 8), turns, 512 + 8 * p)
             for row in range(q, q + 64, 8):
-                v = transform_rows(z, row, 1)
-                put(z, row, v[0])
-                put(z, row + 1, v[1])
-                put(z, row + 2, v[2])
-                put(z, row + 3, v[3])
-                put(z, row + 4, v[4])
-                put(z, row + 5, v[5])
-                put(z, row + 6, v[6])
-                put(z, row + 7, v[7])
+                transform_neighbours(z, row)
 
         base = (place + tile) * TILE % len(tiles)
         for k in range(1, HALF // 2 + 1):
