@@ -19,11 +19,29 @@ TapKind = Literal["block", "embedding", "label", "dense"]
 
 
 @dataclass(frozen=True, eq=False)
+class Rounded:
+    """Weights of a product as 8-bit integers: weight ~ values x scale.
+
+    Attributes:
+        values: int8 [out, in], -127..127.
+        scale: [out], above 0.
+    """
+
+    values: NDArray[np.int8]
+    scale: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Pointwise:
-    """A 1x1 convolution: weight [out, in], bias [out]."""
+    """A 1x1 convolution: weight [out, in], bias [out].
+
+    Attributes:
+        rounded: the weights that take the place of ``weight`` where the product is int8; None for the nearest ones.
+    """
 
     weight: Array
     bias: Array
+    rounded: Rounded | None = None
 
 
 @dataclass(frozen=True, eq=False)
