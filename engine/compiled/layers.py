@@ -108,12 +108,15 @@ class PatchHead:
         scale, shift: [in].
         weight: [out, in, kernel, kernel].
         bias: [out].
+        rounded: as of :class:`Pointwise`, of the product that the convolution is
+            (:func:`bce.engine.compiled.products.patch_product`).
     """
 
     scale: Array
     shift: Array
     weight: Array
     bias: Array
+    rounded: Rounded | None = None
 
     @property
     def kernel(self) -> int:
