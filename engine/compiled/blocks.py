@@ -1,7 +1,7 @@
 """An MBConv block as calls of kernels.
 
     for panel: for strip: expand to the buffer; depthwise from the buffer, with its sums
-    gate from the sums; gate into the projection's weights, or into the map; project
+    gate from the sums; gate into the projection's weights, or into the map, which may become bytes; project
 
 The expanded map never exists: a panel of it goes through a buffer that the second cache holds. The depthwise output
 does, because the gate needs its mean before the projection may begin.
@@ -17,6 +17,7 @@ import numpy as np
 from bce.engine.compiled.emitter import Value
 from bce.engine.compiled.entry import pooled_stem
 from bce.engine.compiled.expansions import block_expansion, stem_expansion
+from bce.engine.compiled.integers import Integers
 from bce.engine.compiled.kernels.depthwise import Depthwise, depthwise
 from bce.engine.compiled.kernels.gate import GROUP, Squeeze, gate, groups
 from bce.engine.compiled.kernels.product import steps_of
@@ -28,6 +29,9 @@ from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, 
 from bce.engine.compiled.plan import BlockPlan, Run, panels_of
 from bce.engine.compiled.swish import scaled
 from bce.engine.compiled.writer import Writer
+
+MOST_SPARE = 2
+"""Vectors that a map may have beyond its channels, where panels do not divide them."""
 
 
 class BlockWriter:
@@ -50,6 +54,7 @@ class BlockWriter:
         buffers = [self._buffer(index) for index, plan in enumerate(plans) if plan.rows]
         self._buffer_place = arena.take(max((buffer.bytes for buffer in buffers), default=0))
         self._totals = arena.take(vectors * isa.bytes)
+        self._maxima = arena.take(vectors * isa.bytes if any(plan.project == "i8" for plan in plans) else 0)
         self._factors = arena.take(vectors * isa.bytes)
         self._hidden = arena.take(max(self._squeezed(index) for index in range(len(plans))) * isa.bytes)
         self._kept_place = arena.take(max(self._kept(index).bytes for index in range(len(plans))))
@@ -58,6 +63,12 @@ class BlockWriter:
         self._maps = [arena.take(max(found.bytes for found in maps)) for _ in range(2)]
         halves = [self._half(found).bytes for plan, found in zip(plans, maps, strict=True) if plan.copy]
         self._copies = arena.take(max(halves, default=0))
+        inputs = [self._input_bytes(index) for index in range(len(plans)) if plans[index].expand == "i8"]
+        inputs += [
+            replace(self._kept(index), element="i8").bytes for index, plan in enumerate(plans) if plan.project == "i8"
+        ]
+        outputs = max((max(plan.vectors, plan.out_vectors) for plan in plans), default=0)
+        self._integers = Integers(writer, max(inputs, default=0), outputs if inputs else 0)
 
     # --- what lies where ---
 
@@ -77,6 +88,12 @@ class BlockWriter:
     def _output(self, index: int, place: int = 0) -> Map:
         plan, (_, (height, width)) = self._plans[index], self._sizes[index]
         return Map(place, plan.out_vectors, height, width, "f32", self._writer.isa, plan.padding)
+
+    def _input_bytes(self, index: int) -> int:
+        """Of a block's input as bytes."""
+        expand, ((height, width), _) = self._layers.blocks[index].expand, self._sizes[index]
+        vectors = 0 if expand is None else vectors_of(expand.weight.shape[1], self._writer.isa) + MOST_SPARE
+        return vectors * height * width * self._writer.isa.lanes
 
     def _half(self, found: Map, place: int = 0) -> Map:
         return replace(found, place=place, element="bf16")
@@ -114,7 +131,7 @@ class BlockWriter:
             writer.fill(writer.s(found.place), found.bytes)
         stem = stem_expansion(writer, layers, panel, panels, found, self._plans[0].swish)
         with writer.f.loop(panels) as loop:
-            mine, offset = stem.weights.at(loop.index * stem.step), stem.bias.at(loop.index * (panel * isa.bytes))
+            mine, offset = stem.weights.at(loop.index * stem.step), stem.bias.at(loop.index * stem.bias_step)
             target = writer.s(found.origin).at(loop.index * (panel * found.vector))
             writer.f.call(stem.kernel, stem.source, mine, offset, target, height)
         writer.mark("stem")
@@ -125,6 +142,8 @@ class BlockWriter:
         writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
         kept = self._kept(index, self._kept_place)
         writer.fill(writer.s(self._totals), plan.vectors * writer.isa.bytes)
+        if plan.project == "i8":
+            writer.fill(writer.s(self._maxima), plan.vectors * writer.isa.bytes)
         layer = scaled(block.depthwise, plan.swish)
         weights = writer.put(packed_depthwise(layer.weight, layer.bias, plan.vectors, writer.isa))
         if plan.rows:
@@ -135,7 +154,7 @@ class BlockWriter:
             count = kept.height // spec.tile(writer.isa)[0]
             name = depthwise(writer.module, writer.isa, spec)
             places = writer.s(x.place), weights, writer.s(kept.place)
-            writer.f.call(name, *places, count, writer.s(self._totals))
+            writer.f.call(name, *places, count, writer.s(self._totals), writer.s(self._maxima))
         writer.mark(f"{index} expand")
         if block.gate is not None:
             self._gated(index, block.gate, kept)
@@ -145,7 +164,7 @@ class BlockWriter:
         return found
 
     def last(self, element: Element) -> Map:
-        """The last block's output, for a product of that element."""
+        """The last block's output, in what a product of that element takes: a copy in bfloat16, or float32."""
         if element == "bf16":
             assert self._copy is not None
             return self._copy
@@ -167,6 +186,7 @@ class BlockWriter:
             kept.vector,
             kept.element,
             plan.swish,
+            plan.project == "i8",
         )
 
     def _expanded(self, index: int, x: Map | None, kept: Map, taps: Value) -> None:
@@ -176,13 +196,13 @@ class BlockWriter:
         top, left, _, _ = block.depthwise.padding
         buffer = self._buffer(index, self._buffer_place)
         filter_bytes = (block.depthwise.kernel**2 + 1) * isa.bytes
+        source = self._source(index, x)
         for run in plan.runs:
             if block.expand is None:
                 rows = stem_expansion(writer, self._layers, run.panel, run.count, buffer, plan.swish)
             else:
-                source = self._copy if plan.expand == "bf16" else x
                 assert source is not None
-                rows = block_expansion(writer, block.expand, plan, run, source, buffer)
+                rows = block_expansion(writer, block.expand, plan, run, source, buffer, self._integers)
             spec = self._depthwise_spec(index, buffer, kept, run.panel)
             convolve, high = depthwise(writer.module, isa, spec), spec.tile(isa)[0]
             start = writer.s(buffer.place)
@@ -190,10 +210,13 @@ class BlockWriter:
                 writer.fill(start, buffer.bytes)
             with f.loop(run.count) as loop:
                 mine = rows.weights.at(loop.index * rows.step)
-                offset = rows.bias.at(loop.index * (run.panel * isa.bytes))
+                offset = rows.bias.at(loop.index * rows.bias_step)
                 filters = taps.at(run.first * filter_bytes).at(loop.index * (run.panel * filter_bytes))
                 out = writer.s(kept.place + run.first * kept.vector).at(loop.index * (run.panel * kept.vector))
-                totals = writer.s(self._totals + run.first * isa.bytes).at(loop.index * (run.panel * isa.bytes))
+                totals, maxima = (
+                    writer.s(place + run.first * isa.bytes).at(loop.index * (run.panel * isa.bytes))
+                    for place in (self._totals, self._maxima)
+                )
                 if not plan.whole:
                     self._zero_rows(buffer, run.panel, 0, top)
                 for strip in plan.strips:
@@ -203,12 +226,24 @@ class BlockWriter:
                         f.call(rows.kernel, begin, mine, offset, target, strip.count // rows.together)
                     if not plan.whole:
                         self._zero_rows(buffer, run.panel, strip.at + strip.count, strip.zeros)
-                    f.call(convolve, start, filters, out.at(strip.out * kept.row), strip.made // high, totals)
+                    f.call(convolve, start, filters, out.at(strip.out * kept.row), strip.made // high, totals, maxima)
                     if strip.keep:
                         for j in range(run.panel):
                             first = start.at(j * buffer.vector)
                             behind = first.at(strip.made * block.depthwise.stride * buffer.row)
                             writer.copy(first, behind, strip.keep * buffer.row)
+
+    def _source(self, index: int, x: Map | None) -> Map | None:
+        """A block's input in the element of its expansion; None for the stem's."""
+        plan = self._plans[index]
+        if self._layers.blocks[index].expand is None or plan.expand == "f32":
+            return x
+        if plan.expand == "bf16":
+            return self._copy
+        assert x is not None
+        source = self._integers.of_map(x)
+        self._writer.mark(f"{index} bytes")
+        return source
 
     def _zero_rows(self, buffer: Map, vectors: int, first: int, count: int) -> None:
         for j in range(vectors if count else 0):
@@ -242,11 +277,19 @@ class BlockWriter:
         writer, plan, isa = self._writer, self._plans[index], self._writer.isa
         channels = len(block.depthwise.bias)
         factors = writer.s(self._factors)
-        parts = [(run, run.of(block.project, isa).weight) for run in plan.project_runs]
-        if plan.in_weights:
-            weights = [self._scaled_weights(index, run, weight, factors) for run, weight in parts]
+        parts = [(run, run.of(block.project, isa)) for run in plan.project_runs]
+        bias = writer.put(padded(block.project.bias, plan.out_vectors * isa.lanes))
+        offsets = [bias.at(run.first * isa.bytes) for run, _ in parts]
+        offset_bytes = isa.bytes  # of a vector
+        if plan.project == "i8":
+            kept = self._integers.of_swishes(kept, self._maxima, None if block.gate is None else self._factors)
+            weights = [self._integers.weights(layer, run.panel)[0] for run, layer in parts]
+            offsets = [self._integers.restored(layer, run.panel, run.count, run.first) for run, layer in parts]
+            offset_bytes *= 2
+        elif plan.in_weights:
+            weights = [self._scaled_weights(index, run, layer.weight, factors) for run, layer in parts]
         else:
-            weights = [writer.put(packed(weight, plan.project, run.panel, isa)) for run, weight in parts]
+            weights = [writer.put(packed(layer.weight, plan.project, run.panel, isa)) for run, layer in parts]
             if block.gate is not None:
                 name = scale_map(writer.module, isa, ScaleMap(kept.element, kept.vectors, kept.pixels))
                 writer.f.call(name, writer.s(kept.place), factors)
@@ -276,15 +319,14 @@ class BlockWriter:
             for run in plan.project_runs
         ]
         names = [project(writer.module, isa, spec) for spec in specs]
-        bias = writer.put(padded(block.project.bias, plan.out_vectors * isa.lanes))
-        for run, name, of_run in zip(plan.project_runs, names, weights, strict=True):
-            size, step = run.panel * self._vector_bytes(index), run.panel * isa.bytes
+        for run, name, of_run, offset in zip(plan.project_runs, names, weights, offsets, strict=True):
+            size, step = run.panel * self._vector_bytes(index), run.panel * offset_bytes
             with writer.f.loop(run.count) as loop:
                 target = self._of_panel(out, run, loop.index)
                 copied = target if self._copy is None else self._of_panel(self._copy, run, loop.index)
                 added_to = target if added is None else self._of_panel(added, run, loop.index)
-                mine, offset = of_run.at(loop.index * size), bias.at(run.first * isa.bytes).at(loop.index * step)
-                writer.f.call(name, writer.s(kept.place), mine, offset, target, copied, added_to)
+                mine = of_run.at(loop.index * size)
+                writer.f.call(name, writer.s(kept.place), mine, offset.at(loop.index * step), target, copied, added_to)
         return out
 
     def _scaled_weights(self, index: int, run: Run, weight: Array, factors: Value) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bce.engine.compiled.emitter import Value
+from bce.engine.compiled.integers import Integers
 from bce.engine.compiled.kernels.expand import Expand, expand
 from bce.engine.compiled.kernels.product import WORD
 from bce.engine.compiled.layers import Layers, Pointwise, Spatial
@@ -22,8 +23,8 @@ class Expansion:
     Attributes:
         kernel: its function.
         source: where its input's rows begin.
-        weights, bias: of the run's first panel.
-        step: bytes of a panel's weights.
+        weights, bias: of the run's first panel; for bytes the bias is what restores numbers of the sums.
+        step, bias_step: bytes of a panel's weights, and of its bias.
         row: bytes from the input of a row to that of the next one.
         together: rows that the kernel makes at once, of which it takes a count.
     """
@@ -33,6 +34,7 @@ class Expansion:
     weights: Value
     bias: Value
     step: int
+    bias_step: int
     row: int
     together: int
 
@@ -77,10 +79,13 @@ def stem_expansion(writer: Writer, layers: Layers, panel: int, panels: int, targ
     weight = packed_taps(stem.weight, panel, panels, writer.isa)
     bias = padded(stem.bias, panel * panels * writer.isa.lanes)
     name = expand(writer.module, writer.isa, spec)
-    return Expansion(name, source, writer.put(weight), writer.put(bias), weight[0].nbytes, stem.stride * wide, 1)
+    step, bias_step = weight[0].nbytes, panel * writer.isa.bytes
+    return Expansion(name, source, writer.put(weight), writer.put(bias), step, bias_step, stem.stride * wide, 1)
 
 
-def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, run: Run, source: Map, target: Map) -> Expansion:
+def block_expansion(
+    writer: Writer, layer: Pointwise, plan: BlockPlan, run: Run, source: Map, target: Map, integers: Integers
+) -> Expansion:
     """A block's expansion to the channels of a run of panels.
 
     Args:
@@ -90,6 +95,7 @@ def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, run: Run,
         run: one of the plan's.
         source: its input, in the plan's element.
         target: the panel's buffer.
+        integers: which made the source, where it is bytes.
     """
     layer = scaled(run.of(layer, writer.isa), plan.swish)
     rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
@@ -105,9 +111,12 @@ def block_expansion(writer: Writer, layer: Pointwise, plan: BlockPlan, run: Run,
         plan.swish,
         rows,
     )
+    name, place = expand(writer.module, writer.isa, spec), writer.s(source.place)
+    together, bias_step = spec.tile_rows(writer.isa), run.panel * writer.isa.bytes
+    if plan.expand == "i8":
+        weights, step = integers.weights(layer, run.panel)
+        restored = integers.restored(layer, run.panel, run.count, run.first)
+        return Expansion(name, place, weights, restored, step, 2 * bias_step, source.row, together)
     weight = packed(layer.weight, plan.expand, run.panel, writer.isa)
-    bias = padded(layer.bias, run.vectors * writer.isa.lanes)
-    name = expand(writer.module, writer.isa, spec)
-    place = writer.s(source.place)
-    together = spec.tile_rows(writer.isa)
-    return Expansion(name, place, writer.put(weight), writer.put(bias), weight[0].nbytes, source.row, together)
+    weights, bias = writer.put(weight), writer.put(padded(layer.bias, run.vectors * writer.isa.lanes))
+    return Expansion(name, place, weights, bias, weight[0].nbytes, bias_step, source.row, together)

@@ -7,6 +7,7 @@ ends of its loops, and its text depends on shapes and precision, never on the we
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,17 +96,26 @@ class Program:
     clock: int
 
 
-def generate(layers: Layers, precision: Precision, isa: Isa, *, clock: bool = False) -> Program:
+def generate(
+    layers: Layers,
+    precision: Precision,
+    isa: Isa,
+    *,
+    chosen: Mapping[str, Element] | None = None,
+    bf16: bool = True,
+    clock: bool = False,
+) -> Program:
     """Write the program of a network.
 
     Args:
         layers: the network.
-        precision: of the products; see :data:`bce.engine.compiled.plan.EXACT_BLOCKS`.
+        precision: of the products.
         isa: the vector form.
+        chosen, bf16: see :func:`bce.engine.compiled.plan.elements`.
         clock: read the time-stamp counter between stages.
     """
-    chosen = elements(layers, precision)
-    plans = plan_blocks(layers, chosen, isa)
+    operands = elements(layers, precision, chosen, bf16)
+    plans = plan_blocks(layers, operands, isa)
     writer = Writer(isa, clock)
     blocks = BlockWriter(writer, layers, plans)
     outputs: dict[str, Output] = {}
@@ -119,9 +129,9 @@ def generate(layers: Layers, precision: Precision, isa: Isa, *, clock: bool = Fa
         channels = len(layers.head.bias)
         if isinstance(layers.head, PatchHead):
             assert found is not None
-            spatial = patch_head(writer, layers.head, found, chosen.head)
+            spatial = patch_head(writer, layers.head, found, operands.head)
         else:
-            spatial = pointwise_head(writer, layers.head, blocks.last(chosen.head))
+            spatial = pointwise_head(writer, layers.head, blocks.last(operands.head), operands.head)
         for tap in layers.taps:
             if tap.kind == "embedding":
                 outputs[tap.name] = _tapped(writer, tap.name, spatial, channels, tap.pooled)
@@ -130,7 +140,7 @@ def generate(layers: Layers, precision: Precision, isa: Isa, *, clock: bool = Fa
                 outputs[tap.name] = _label(writer, tap.name, spatial, channels, layers.prototypes)
             elif tap.kind == "dense":
                 assert layers.dense is not None
-                outputs[tap.name] = _dense(writer, tap.name, spatial, channels, layers.dense, chosen.head)
+                outputs[tap.name] = _dense(writer, tap.name, spatial, channels, layers.dense, operands.dense)
     text = writer.finish()
     ordered = tuple(outputs[tap.name] for tap in layers.taps)
     return Program(text, writer.weights, writer.arena.bytes, ordered, tuple(writer.stages), writer.clock)

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bce.engine.compiled.integers import Integers
 from bce.engine.compiled.kernels.expand import Expand, expand
-from bce.engine.compiled.kernels.patches import Patches, Rounded, patches, rounded
+from bce.engine.compiled.kernels.patches import Halved, Patches, halved, patches
 from bce.engine.compiled.kernels.project import Project, project
-from bce.engine.compiled.layers import PatchHead, Pointwise
+from bce.engine.compiled.layers import PatchHead, Pointwise, Rounded
 from bce.engine.compiled.maps import Element, Map, vectors_of
 from bce.engine.compiled.packing import packed, padded
 from bce.engine.compiled.plan import panels_of, panels_on
+from bce.engine.compiled.products import patch_product
 from bce.engine.compiled.swish import Activation, scaled, swish_for
 from bce.engine.compiled.writer import Writer
 
 
-def pointwise_head(writer: Writer, head: Pointwise, source: Map) -> Map:
-    """A 1x1 convolution with swish on a map, as one flat map."""
-    swish = swish_for(source.element)
-    spatial = _product(writer, scaled(head, swish), source, swish)
+def pointwise_head(writer: Writer, head: Pointwise, source: Map, element: Element) -> Map:
+    """A 1x1 convolution with swish on a map, as one flat map.
+
+    Args:
+        writer: the program.
+        head: its layer.
+        source: the last block's map; in bfloat16 for a product of that.
+        element: of the product.
+    """
+    swish = swish_for(element, writer.isa)
+    spatial = _product(writer, scaled(head, swish), source, element, swish)
     writer.mark("head")
     return spatial
 
@@ -36,32 +47,51 @@ def patch_head(writer: Writer, head: PatchHead, source: Map, element: Element) -
     """
     isa, kernel = writer.isa, head.kernel
     height, width = head.size(source.height, source.width)
-    seen = Map(0, kernel * kernel * source.vectors, 1, height * width, element, isa)
+    written: Element = "bf16" if element == "bf16" else "f32"
+    seen = Map(0, kernel * kernel * source.vectors, 1, height * width, written, isa)
     seen = replace(seen, place=writer.arena.take(seen.bytes))
     lanes = source.vectors * isa.lanes
-    spec = Patches(source.vectors, kernel, height, width, source.row, source.vector, element)
+    spec = Patches(source.vectors, kernel, height, width, source.row, source.vector, written)
     scale, shift = (writer.put(padded(values, lanes)) for values in (head.scale, head.shift))
     writer.f.call(patches(writer.module, isa, spec), writer.s(source.origin), scale, shift, writer.s(seen.place))
-    outputs, channels = head.weight.shape[:2]
-    weight = np.zeros((outputs, kernel, kernel, lanes), np.float32)
-    weight[..., :channels] = head.weight.transpose(0, 2, 3, 1)
-    spatial = _product(writer, Pointwise(weight.reshape(outputs, -1), head.bias), seen, "relu")
+    spatial = _product(writer, _whole_vectors(patch_product(head), head.weight.shape[1], lanes), seen, element, "relu")
     writer.mark("head")
     return replace(spatial, height=height, width=width)
 
 
-def _product(writer: Writer, layer: Pointwise, source: Map, activation: Activation) -> Map:
+def _whole_vectors(layer: Pointwise, channels: int, lanes: int) -> Pointwise:
+    """A product over taps whose channels become so many as whole vectors have."""
+
+    def wider(matrix: NDArray[Any]) -> NDArray[Any]:
+        rows = matrix.reshape(len(matrix), -1, channels)
+        return np.pad(rows, ((0, 0), (0, 0), (0, lanes - channels))).reshape(len(matrix), -1)
+
+    rounded = layer.rounded
+    if rounded is not None:
+        rounded = Rounded(wider(rounded.values), rounded.scale)
+    return Pointwise(wider(layer.weight), layer.bias, rounded)
+
+
+def _product(writer: Writer, layer: Pointwise, source: Map, element: Element, activation: Activation) -> Map:
     """A product at every pixel of a flat map, with its activation: float32, flat."""
     isa = writer.isa
     panel, panels = panels_on(source.pixels, vectors_of(len(layer.bias), isa), isa)
     place = writer.arena.take(panel * panels * source.pixels * isa.bytes)
     spatial = Map(place, panel * panels, source.height, source.width, "f32", isa)
-    weight = packed(layer.weight, source.element, panel, isa)
+    if element == "i8":
+        integers = Integers(writer, replace(source, element="i8").bytes, spatial.vectors)
+        source = integers.of_map(source)
+        weights, step = integers.weights(layer, panel)
+        bias, bias_step = integers.restored(layer, panel, panels), 2 * panel * isa.bytes
+    else:
+        weight = packed(layer.weight, element, panel, isa)
+        weights, step = writer.put(weight), weight[0].nbytes
+        bias, bias_step = writer.put(padded(layer.bias, spatial.vectors * isa.lanes)), panel * isa.bytes
     spec = Expand(
         layer.weight.shape[1],
         source.pixels,
         panel,
-        source.element,
+        element,
         source.pixels * source.pixel,
         source.vector,
         0,
@@ -70,13 +100,12 @@ def _product(writer: Writer, layer: Pointwise, source: Map, activation: Activati
         rows=1,
     )
     name = expand(writer.module, isa, spec)
-    weights, bias = writer.put(weight), writer.put(padded(layer.bias, spatial.vectors * isa.lanes))
     with writer.f.loop(panels) as loop:
         writer.f.call(
             name,
             writer.s(source.origin),
-            weights.at(loop.index * weight[0].nbytes),
-            bias.at(loop.index * (panel * isa.bytes)),
+            weights.at(loop.index * step),
+            bias.at(loop.index * bias_step),
             writer.s(place).at(loop.index * (panel * spatial.vector)),
             1,
         )
@@ -96,21 +125,28 @@ def dense(writer: Writer, layer: Pointwise, mean: int, vectors: int, element: El
     Returns:
         place and vectors of the logits, float32.
     """
-    isa, given = writer.isa, mean
-    if element == "bf16":
-        given = writer.arena.take(vectors * isa.bytes // 2)
-        writer.f.call(rounded(writer.module, isa, Rounded(vectors)), writer.s(mean), writer.s(given))
-    source = Map(given, vectors, 1, 1, element, isa)
+    isa = writer.isa
+    source = Map(mean, vectors, 1, 1, "f32", isa)
     panel, panels = panels_of(vectors_of(len(layer.bias), isa))
     place = writer.arena.take(panel * panels * isa.bytes)
-    weight = packed(layer.weight, element, panel, isa)
+    if element == "i8":
+        integers = Integers(writer, vectors * isa.lanes, panel * panels)
+        source = integers.of_map(source)
+        weights, step = integers.weights(layer, panel)
+        bias, bias_step = integers.restored(layer, panel, panels), 2 * panel * isa.bytes
+    else:
+        if element == "bf16":
+            source = replace(source, place=writer.arena.take(vectors * isa.bytes // 2), element="bf16")
+            name = halved(writer.module, isa, Halved(vectors))
+            writer.f.call(name, writer.s(mean), writer.s(source.place))
+        weight = packed(layer.weight, element, panel, isa)
+        weights, step = writer.put(weight), weight[0].nbytes
+        bias, bias_step = writer.put(padded(layer.bias, panel * panels * isa.lanes)), panel * isa.bytes
     spec = Project(layer.weight.shape[1], 1, 1, panel, element, 0, source.vector, 0, isa.bytes)
     name = project(writer.module, isa, spec)
-    weights, bias = writer.put(weight), writer.put(padded(layer.bias, panel * panels * isa.lanes))
     with writer.f.loop(panels) as loop:
-        offset = loop.index * (panel * isa.bytes)
-        target = writer.s(place).at(offset)
-        mine = weights.at(loop.index * weight[0].nbytes)
-        writer.f.call(name, writer.s(given), mine, bias.at(offset), target, target, target)
+        target = writer.s(place).at(loop.index * (panel * isa.bytes))
+        mine, offset = weights.at(loop.index * step), bias.at(loop.index * bias_step)
+        writer.f.call(name, writer.s(source.place), mine, offset, target, target, target)
     writer.mark("dense")
     return place, panel * panels

@@ -79,6 +79,23 @@ class Lanes:
         kind = vector("bfloat", self._n)
         return self.f.emit(kind, f"fptrunc {value} to {kind}")
 
+    def float_of(self, value: Value) -> Value:
+        """32-bit integers to float32."""
+        return self.f.emit(self.isa.floats, f"sitofp {value} to {self.isa.floats}")
+
+    def store_bytes(self, place: Value, value: Value) -> None:
+        """Put a vector of float32 down as bytes: to the nearest whole number, ties to even, within 0..255; NaN is 0."""
+        f, isa = self.f, self.isa
+        if isa is AVX512:
+            none = f"{isa.ints} zeroinitializer"
+            whole = f.intrinsic(isa.ints, "llvm.x86.avx512.mask.cvtps2dq.512", value, none, "i16 -1", "i32 4")
+        else:
+            whole = f.intrinsic(isa.ints, "llvm.x86.avx.cvt.ps2dq.256", value)
+        whole = f.intrinsic(isa.ints, f"llvm.smax.v{self._n}i32", whole, f.zero(isa.ints))
+        whole = f.intrinsic(isa.ints, f"llvm.umin.v{self._n}i32", whole, f.constant(isa.ints, 255))
+        kind = vector("i8", self._n)
+        place.store(f.emit(kind, f"trunc {whole} to {kind}"), self._n)
+
     def constant(self, number: float) -> Value:
         """All lanes the same."""
         return self.f.constant(self.isa.floats, number)
@@ -113,6 +130,13 @@ class Lanes:
     def _either(self, relation: str, a: Value, b: Value) -> Value:
         first = self.f.emit(vector("i1", self._n), f"fcmp {relation} {a}, {b.name}")
         return self.f.emit(a.type, f"select {first}, {a}, {b}")
+
+    def largest_of(self, values: list[Value]) -> Value:
+        """The largest of vectors, lane by lane, by pairs."""
+        while len(values) > 1:
+            pairs = [self.largest(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = pairs + values[2 * len(pairs) :]
+        return values[0]
 
     def sum(self, values: list[Value]) -> Value:
         """The sum of vectors, by pairs: the shortest chain, and the least rounding."""

@@ -24,7 +24,7 @@ class Rounded:
 
     Attributes:
         values: int8 [out, in], -127..127.
-        scale: [out], above 0.
+        scale: [out]; not 0.
     """
 
     values: NDArray[np.int8]

@@ -1,8 +1,8 @@
 """Where things lie: the layout of maps, and the arena of a caller.
 
 A map is [channels / lanes][rows][pitch][lanes]: the numbers of a pixel for one vector of channels lie side by side, so
-that 32 bits of a pixel (one float32 channel, or two in bfloat16) are broadcast and multiplied with vectors of weights,
-whatever the precision and the vectors' width. Zeros around a map are part of it: kernels know no edges.
+that 32 bits of a pixel (a float32 channel, two in bfloat16, or four bytes) are broadcast and multiplied with vectors of
+weights, whatever the precision and the vectors' width. Zeros around a map are part of it: kernels know no edges.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Literal
 from bce.engine.compiled.lanes import Isa
 from bce.engine.compiled.layers import Padding
 
-Element = Literal["f32", "bf16"]
-SIZES: dict[Element, int] = {"f32": 4, "bf16": 2}
+Element = Literal["f32", "bf16", "i8"]
+"""Of a map or of weights; "i8" is a byte, 0..255 in a map and -127..127 as a weight."""
+SIZES: dict[Element, int] = {"f32": 4, "bf16": 2, "i8": 1}
 """Bytes of a number."""
-DEPTHS: dict[Element, int] = {"f32": 1, "bf16": 2}
+DEPTHS: dict[Element, int] = {"f32": 1, "bf16": 2, "i8": 4}
 """Channels in 32 bits."""
 
 LINE = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,6 +16,7 @@ from bce.engine.compiled.generate import ENTRY, Program, generate
 from bce.engine.compiled.lanes import ISAS
 from bce.engine.compiled.layers import Layers
 from bce.engine.compiled.loading import load_code
+from bce.engine.compiled.maps import Element
 from bce.engine.compiled.packing import aligned
 from bce.engine.compiled.plan import Precision
 from bce.engine.compiled.targets import IsaName, Target
@@ -28,7 +29,7 @@ class Form:
 
     Attributes:
         isa: the vector form.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "int8".
         cpu: LLVM's name of the CPU that the code was made for.
         origin: where the code came from: "compiled" just now, "cache", or the folder that was named.
     """
@@ -42,14 +43,24 @@ class Form:
         return f"compiled {self.precision}, {self.isa} ({self.cpu})"
 
 
+def lacks(target: Target, precision: Precision) -> str | None:
+    """What a CPU would need for a precision, in words; None where it has all."""
+    if precision == "bf16" and not target.bf16:
+        return "bfloat16 arithmetic (AVX512_BF16)"
+    if precision == "int8" and not target.vnni:
+        return "dot products of bytes (AVX512_VNNI, AVX_VNNI)"
+    return None
+
+
 class CompiledNetwork:
     """A network as native code. Calls are thread-safe: each has an arena to itself while it runs.
 
     Args:
         layers: the network.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "int8".
         folders: with object code made ahead, which the user named; looked at first.
         isa: the vector form to take; None for the best that this CPU has.
+        chosen: for "int8", the products' elements, see :func:`bce.engine.compiled.plan.elements`.
 
     Attributes:
         form: what runs.
@@ -60,21 +71,27 @@ class CompiledNetwork:
     """
 
     def __init__(
-        self, layers: Layers, precision: Precision, folders: Sequence[Path] = (), isa: IsaName | None = None
+        self,
+        layers: Layers,
+        precision: Precision,
+        folders: Sequence[Path] = (),
+        isa: IsaName | None = None,
+        chosen: Mapping[str, Element] | None = None,
     ) -> None:
-        programs: dict[IsaName, Program] = {}
+        programs: dict[tuple[IsaName, bool], Program] = {}
 
         def ir(target: Target) -> str:
-            if precision == "bf16" and not target.bf16:
-                raise CompiledError("this CPU has no bfloat16 arithmetic (AVX512_BF16)")
-            if target.isa not in programs:
-                programs[target.isa] = generate(layers, precision, ISAS[target.isa])
-            return ir_for(programs[target.isa].text, target.attributes)
+            if (missing := lacks(target, precision)) is not None:
+                raise CompiledError(f"this CPU has no {missing}")
+            form = target.isa, target.bf16
+            if form not in programs:
+                programs[form] = generate(layers, precision, ISAS[target.isa], chosen=chosen, bf16=target.bf16)
+            return ir_for(programs[form].text, target.attributes)
 
         self._code = load_code(ir, precision, folders, isa)
         target = self._code.target
         self.form = Form(target.isa, precision, target.cpu, self._code.origin)
-        program = programs[target.isa]
+        program = programs[target.isa, target.bf16]
         self._outputs = program.outputs
         self._arena_bytes = program.arena_bytes
         self.widths = {output.name: output.width for output in self._outputs}

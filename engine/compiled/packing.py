@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.lanes import Isa
-from bce.engine.compiled.layers import Array
+from bce.engine.compiled.layers import Array, Pointwise, Rounded
 from bce.engine.compiled.maps import DEPTHS, LINE, Element
 
 
@@ -66,6 +66,11 @@ def packed(weight: Array, element: Element, vectors: int, isa: Isa) -> NDArray[A
     return grouped if element == "f32" else bfloat16(grouped)
 
 
+def packed_bytes(values: NDArray[np.int8], vectors: int, isa: Isa) -> NDArray[np.int8]:
+    """Integer weights of a product, [out, in], in the same order."""
+    return _grouped(values, "i8", vectors, isa)
+
+
 def packed_apart(weight: Array, vectors: int, isa: Isa) -> Array:
     """Weights whose gate is multiplied in before they become bfloat16: float32 [panel][step][vector][2][lane]."""
     return np.ascontiguousarray(_grouped(weight, "bf16", vectors, isa).swapaxes(3, 4))
@@ -100,11 +105,24 @@ def bfloat16(values: Array) -> NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _grouped(weight: Array, element: Element, vectors: int, isa: Isa) -> Array:
+LARGEST = 127
+"""Of an integer weight."""
+
+
+def rounded_of(layer: Pointwise) -> Rounded:
+    """A layer's integer weights: those that it brings, else the nearest, with a scale for each output."""
+    if layer.rounded is not None:
+        return layer.rounded
+    largest = np.abs(layer.weight).max(axis=1, initial=0)
+    scale = (np.where(largest > 0, largest, 1) / LARGEST).astype(np.float32)
+    return Rounded(np.rint(layer.weight / scale[:, None]).astype(np.int8), scale)
+
+
+def _grouped(weight: NDArray[Any], element: Element, vectors: int, isa: Isa) -> NDArray[Any]:
     outputs, inputs = weight.shape
     depth, steps = DEPTHS[element], steps_of(inputs, element)
     panels = -(-outputs // (isa.lanes * vectors))
-    rows = np.zeros((panels * vectors * isa.lanes, steps * depth), np.float32)
+    rows = np.zeros((panels * vectors * isa.lanes, steps * depth), weight.dtype)
     rows[:outputs, :inputs] = weight
     shape = (panels, vectors, isa.lanes, steps, depth)
     return np.ascontiguousarray(rows.reshape(shape).transpose(0, 3, 1, 2, 4))

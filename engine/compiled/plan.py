@@ -5,15 +5,18 @@ Every decision follows from shapes and from the CPU's vector form; no network's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from bce.engine.compiled.lanes import Isa
-from bce.engine.compiled.layers import Block, Layers, Padding, PatchHead, Pointwise, Spatial
+from bce.engine.compiled.layers import Block, Layers, Padding, PatchHead, Pointwise, Rounded, Spatial
 from bce.engine.compiled.maps import Element, vectors_of
+from bce.engine.compiled.products import products
 from bce.engine.compiled.swish import Swish, swish_for
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+"""Of a network; "int8" is bytes where they were chosen, see :func:`elements`."""
 
 EXACT_BLOCKS = 3
 """In bfloat16 the first so many blocks stay in float32.
@@ -35,11 +38,15 @@ class Elements:
     Attributes:
         expand, project: of each block.
         head: of the convolution behind the last block; float32 where there is none.
+        dense: of the classifier on its mean; likewise.
+        halves: whether maps in front of bytes are kept in bfloat16: where the CPU rounds to it by itself.
     """
 
     expand: tuple[Element, ...]
     project: tuple[Element, ...]
-    head: Element
+    head: Element = "f32"
+    dense: Element = "f32"
+    halves: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,10 @@ class Run:
     def of(self, layer: Pointwise, isa: Isa) -> Pointwise:
         """The part of a layer that makes the run's channels."""
         part = slice(self.first * isa.lanes, self.end * isa.lanes)
-        return Pointwise(layer.weight[part], layer.bias[part])
+        rounded = layer.rounded
+        if rounded is not None:
+            rounded = Rounded(rounded.values[part], rounded.scale[part])
+        return Pointwise(layer.weight[part], layer.bias[part], rounded)
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class BlockPlan:
         in_weights: whether the gate is multiplied into the projection's weights, not into the map.
         padding: zeros that the next block wants around the output.
         copy: whether the next block's expansion wants a copy in bfloat16.
+        swish: how near its activations are: their error stays under that of the products.
     """
 
     expand: Element
@@ -119,6 +130,7 @@ class BlockPlan:
     in_weights: bool
     padding: Padding
     copy: bool
+    swish: Swish
 
     @property
     def panel(self) -> int:
@@ -136,23 +148,36 @@ class BlockPlan:
         return self.project_runs[-1].end
 
     @property
-    def swish(self) -> Swish:
-        """How near its activations are: their error stays under that of the products."""
-        return swish_for(self.kept)
-
-    @property
     def whole(self) -> bool:
         """Whether the map fits the buffer."""
         return len(self.strips) == 1
 
 
-def elements(layers: Layers, precision: Precision) -> Elements:
-    """The element of every product."""
-    low: Element = "f32" if precision == "fp32" else "bf16"
-    count = len(layers.blocks)
-    expand: list[Element] = ["f32" if index < EXACT_BLOCKS else low for index in range(count)]
-    project: list[Element] = ["f32" if index < EXACT_BLOCKS else low for index in range(count)]
-    return Elements(tuple(expand), tuple(project), "f32" if layers.head is None else low)
+def elements(
+    layers: Layers, precision: Precision, chosen: Mapping[str, Element] | None = None, bf16: bool = True
+) -> Elements:
+    """The element of every product.
+
+    Args:
+        layers: the network.
+        precision: of the whole: "fp32" everywhere, or "bf16" behind the first :data:`EXACT_BLOCKS`.
+        chosen: for "int8", by the names of :mod:`~.products`; a product that is not named is float32.
+        bf16: whether the CPU multiplies bfloat16: where it does not, these products are float32.
+    """
+    chosen = chosen or {}
+
+    def of(name: str, block: int) -> Element:
+        if precision == "int8":
+            element = chosen.get(name, "f32")
+            return "f32" if element == "bf16" and not bf16 else element
+        return "bf16" if precision == "bf16" and block >= EXACT_BLOCKS else "f32"
+
+    count, known = len(layers.blocks), products(layers)
+    expand = tuple(of(f"{index}.expand", index) for index in range(count))
+    project = tuple(of(f"{index}.project", index) for index in range(count))
+    behind = max(count, EXACT_BLOCKS)  # the head is never among the first blocks
+    head, dense = (of(name, behind) if name in known else "f32" for name in ("head", "dense"))
+    return Elements(expand, project, head, dense, bf16)
 
 
 def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, ...]:
@@ -169,7 +194,8 @@ def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, 
         wanted = (*chosen.expand, _head_input(layers, chosen))[index + 1]  # by what follows
         mine = chosen.expand[index], chosen.project[index]
         filled = index == 0 and isinstance(layers.stem, Spatial)
-        plans.append(_plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa))
+        plan = _plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa, chosen.halves)
+        plans.append(plan)
     return tuple(plans)
 
 
@@ -188,6 +214,7 @@ def _plan_block(
     size_in: tuple[int, int],
     size_out: tuple[int, int],
     isa: Isa,
+    halves: bool,
 ) -> BlockPlan:
     channels = len(block.depthwise.bias)
     out_channels = len(block.project.bias)
@@ -204,16 +231,17 @@ def _plan_block(
     feeds_depthwise = after is not None and after.expand is None
     feeds_product = after is None or after.expand is not None
     return BlockPlan(
-        expand="f32" if first else mine[0],
+        expand="f32" if first and mine[0] == "bf16" else mine[0],  # the stem makes no copy in bfloat16
         project=mine[1],
-        kept=mine[1],
+        kept="f32" if mine[1] == "f32" or not halves else "bf16",
         runs=runs,
         rows=rows,
         strips=tuple(strips),
         project_runs=runs_of(vectors_of(out_channels, isa)),
-        in_weights=block.gate is not None and out_channels < size_out[0] * size_out[1],
+        in_weights=block.gate is not None and mine[1] != "i8" and out_channels < size_out[0] * size_out[1],
         padding=after.depthwise.padding if after is not None and feeds_depthwise else (0, 0, 0, 0),
         copy=feeds_product and wanted == "bf16",
+        swish=swish_for(mine[1], isa),
     )
 
 

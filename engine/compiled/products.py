@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from bce.engine.compiled.layers import Array, Layers, PatchHead, Pointwise, Rounded
+
+L = TypeVar("L", Pointwise, PatchHead, Pointwise | None, Pointwise | PatchHead | None)
 
 
 def products(layers: Layers) -> dict[str, Pointwise]:
@@ -36,19 +39,20 @@ def patch_product(head: PatchHead) -> Pointwise:
     return Pointwise(weight.reshape(len(weight), -1), head.bias, head.rounded)
 
 
-def with_rounded(layers: Layers, rounded: Mapping[str, tuple[Rounded, Array]]) -> Layers:
+def with_rounded(layers: Layers, given: Mapping[str, tuple[Rounded, Array]]) -> Layers:
     """A network whose products of these names have such integer weights, and such a bias beside them."""
-    given = {name: {"rounded": values, "bias": bias} for name, (values, bias) in rounded.items()}
-    blocks = []
-    for index, block in enumerate(layers.blocks):
-        if (changed := given.get(f"{index}.expand")) is not None and block.expand is not None:
-            block = replace(block, expand=replace(block.expand, **changed))
-        if (changed := given.get(f"{index}.project")) is not None:
-            block = replace(block, project=replace(block.project, **changed))
-        blocks.append(block)
-    head, dense = layers.head, layers.dense
-    if "head" in given and head is not None:
-        head = replace(head, **given["head"])
-    if "dense" in given and dense is not None:
-        dense = replace(dense, **given["dense"])
+
+    def changed(name: str, layer: L) -> L:
+        if layer is None or name not in given:
+            return layer
+        rounded, bias = given[name]
+        return replace(layer, rounded=rounded, bias=bias)
+
+    blocks = [
+        replace(
+            block, expand=changed(f"{index}.expand", block.expand), project=changed(f"{index}.project", block.project)
+        )
+        for index, block in enumerate(layers.blocks)
+    ]
+    head, dense = changed("head", layers.head), changed("dense", layers.dense)
     return replace(layers, blocks=tuple(blocks), head=head, dense=dense)

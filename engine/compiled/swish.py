@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from bce.engine.compiled.emitter import Value
-from bce.engine.compiled.lanes import AVX512, Lanes
+from bce.engine.compiled.lanes import AVX512, Isa, Lanes
 from bce.engine.compiled.layers import Pointwise, Spatial
 from bce.engine.compiled.maps import Element
 
@@ -44,9 +44,9 @@ SEGMENT = 0.25
 """Width of a segment, a power of two."""
 
 
-def swish_for(element: Element) -> Swish:
+def swish_for(element: Element, isa: Isa) -> Swish:
     """The one whose error stays under that of products of an element."""
-    return "rough" if element == "bf16" else "exact"
+    return "exact" if element == "f32" or isa is not AVX512 else "rough"
 
 
 def scaled(layer: Layer, swish: Swish) -> Layer:
@@ -56,7 +56,13 @@ def scaled(layer: Layer, swish: Swish) -> Layer:
     behind the product, a cycle slower for each vector, would leave 3e-6.
     """
     scale = np.float32(SCALES[swish])
-    return replace(layer, weight=layer.weight * scale, bias=layer.bias * scale)
+    weight, bias = layer.weight * scale, layer.bias * scale
+    if isinstance(layer, Spatial):
+        return replace(layer, weight=weight, bias=bias)
+    rounded = layer.rounded
+    if rounded is not None:
+        rounded = replace(rounded, scale=rounded.scale * scale)
+    return Pointwise(weight, bias, rounded)
 
 
 def swish_of(lanes: Lanes, z: Value, swish: Swish) -> Value:

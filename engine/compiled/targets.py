@@ -16,6 +16,7 @@ IsaName = Literal["avx512", "avx2"]
 _AVX2 = ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c")
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 _BF16 = ("avx512bf16",)
+_VNNI: dict[IsaName, tuple[str, ...]] = {"avx512": ("avx512vnni",), "avx2": ("avxvnni",)}
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,19 @@ class Target:
         cpu: LLVM's name of the CPU for which instructions are chosen and ordered.
         isa: which form of the kernels: 16 or 8 float32 lanes.
         bf16: dot products of bfloat16 pairs (AVX512_BF16) may be used.
+        vnni: dot products of four bytes (AVX512_VNNI, AVX_VNNI) may be used.
     """
 
     cpu: str
     isa: IsaName
     bf16: bool = False
+    vnni: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
         """LLVM's names of all that a CPU must have beyond plain x86-64."""
-        return (*_AVX2, *(_AVX512 if self.isa == "avx512" else ()), *(_BF16 if self.bf16 else ()))
+        more = (_AVX512 if self.isa == "avx512" else (), _BF16 if self.bf16 else ())
+        return (*_AVX2, *(name for names in more for name in names), *(_VNNI[self.isa] if self.vnni else ()))
 
     @property
     def features(self) -> str:
@@ -58,11 +62,12 @@ class Target:
 TRAVELLING = {
     target.cpu: target
     for target in (
-        Target("znver5", "avx512", bf16=True),
-        Target("znver4", "avx512", bf16=True),
-        Target("sapphirerapids", "avx512", bf16=True),
-        Target("cascadelake", "avx512"),
+        Target("znver5", "avx512", bf16=True, vnni=True),
+        Target("znver4", "avx512", bf16=True, vnni=True),
+        Target("sapphirerapids", "avx512", bf16=True, vnni=True),
+        Target("cascadelake", "avx512", vnni=True),
         Target("skylake-avx512", "avx512"),
+        Target("alderlake", "avx2", vnni=True),
         Target("haswell", "avx2"),
     )
 }
@@ -87,7 +92,13 @@ def llvm() -> ModuleType:
 def host_target(isa: IsaName | None = None) -> Target | None:
     """The best form that the CPU at hand can run, or one that is asked for; None: it cannot, see :func:`why_none`."""
     cpu = llvm().get_host_cpu_name()
-    forms = (Target(cpu, "avx512", bf16=True), Target(cpu, "avx512"), Target(cpu, "avx2"))
+    forms = (
+        Target(cpu, "avx512", bf16=True, vnni=True),
+        Target(cpu, "avx512", vnni=True),
+        Target(cpu, "avx512"),
+        Target(cpu, "avx2", vnni=True),
+        Target(cpu, "avx2"),
+    )
     return next((form for form in forms if isa in (None, form.isa) and runs_here(form)), None)
 
 

@@ -1,4 +1,4 @@
-"""A depthwise convolution, its swish, and the sums over the map that the gate needs.
+"""A depthwise convolution, its swish, and the sums over the map that the gate needs; the largest numbers for bytes.
 
     for vector of channels: for row(s): for tile of the row:
         sums = bias;  for each pixel that the tile reaches: for each output that it is part of: sums += pixel x weight
@@ -32,6 +32,7 @@ class Depthwise:
         vector_out: stride of the output, whose rows follow each other.
         element: of the output.
         swish: how near.
+        maxima: whether the largest number of each channel is kept, for the range of a map of bytes.
     """
 
     kernel: int
@@ -44,6 +45,7 @@ class Depthwise:
     vector_out: int
     element: Element
     swish: Swish
+    maxima: bool = False
 
     def tile(self, isa: Isa) -> tuple[int, int]:
         """(rows, pixels of a row) of a tile: as many sums as there are registers for."""
@@ -54,15 +56,15 @@ class Depthwise:
 
 
 def depthwise(module: Module, isa: Isa, spec: Depthwise) -> str:
-    """Write the kernel: (x, weights, out, count of tile rows, totals); weights are [vector][kernel^2 taps, bias].
+    """Write the kernel: (x, weights, out, count of tile rows, totals, maxima); weights are [vector][taps, bias].
 
-    They are scaled for the swish.
+    They are scaled for the swish. Where ``maxima`` are not kept any address will do.
     """
     name = name_of(spec)
     if name in module.functions:
         return name
-    f = Function(module, name, ["x", "w", "o!", "#rows", "totals!"])
-    x, weights, out, rows, totals = f.arguments
+    f = Function(module, name, ["x", "w", "o!", "#rows", "totals!", "maxima"])
+    x, weights, out, rows, totals, maxima = f.arguments
     lanes = Lanes(f, isa)
     high, wide = spec.tile(isa)
     tiles, doubled = -(-spec.width // wide), -spec.width % wide
@@ -72,36 +74,40 @@ def depthwise(module: Module, isa: Isa, spec: Depthwise) -> str:
     with f.loop(spec.vectors) as over:
         mine = weights.at(over.index * ((taps + 1) * isa.bytes))
         place_in, place_out = x.at(over.index * spec.vector_in), out.at(over.index * spec.vector_out)
-        total = totals.at(over.index * isa.bytes)
+        total, most = totals.at(over.index * isa.bytes), maxima.at(over.index * isa.bytes)
 
-        def tile(first: Value | int, row_in: Value, row_out: Value, sofar: Value, last: Value | None) -> Value:
+        def tile(
+            first: Value | int, row_in: Value, row_out: Value, sofar: list[Value], last: Value | None
+        ) -> list[Value]:
             sums = _convolved(lanes, spec, high, wide, row_in.at(first * (isa.bytes * spec.stride)), mine)
             done = [swish_of(lanes, value, spec.swish) for value in sums]
             target = row_out.at(first * pixel_out)
             for n, value in enumerate(done):
                 down, across = divmod(n, wide)
                 lanes.store(target.at((down * spec.width + across) * pixel_out), value, spec.element)
+            peaks = [lanes.largest_of([*sofar[1:], *done])] if spec.maxima else []
             if last is not None:  # its first pixels were counted by the tile before
                 for n, value in enumerate(done):
                     if n % wide < doubled:
                         zero = lanes.zero()
                         done[n] = f.emit(value.type, f"select {last}, {zero}, {value}")
-            return sofar + lanes.sum(done)
+            return [sofar[0] + lanes.sum(done), *peaks]
 
-        with f.loop(rows, [lanes.load(total)]) as down:
+        with f.loop(rows, [lanes.load(total), *([lanes.load(most)] if spec.maxima else [])]) as down:
             row_in = place_in.at(down.index * (high * spec.stride * spec.row_in))
             row_out = place_out.at(down.index * (high * spec.width * pixel_out))
             if tiles == 1:
-                down.carry([tile(0, row_in, row_out, down.values[0], None)])
+                down.carry(tile(0, row_in, row_out, down.values, None))
             else:
                 with f.loop(tiles, down.values) as across:
                     first, last = across.index * wide, None
                     if doubled:
                         last = f.emit("i1", f"icmp eq {across.index}, {tiles - 1}")
                         first = f.smallest(first, spec.width - wide)
-                    across.carry([tile(first, row_in, row_out, across.values[0], last)])
+                    across.carry(tile(first, row_in, row_out, across.values, last))
                 down.carry(across.values)
-        lanes.store(total, down.values[0])
+        for place, value in zip((total, most), down.values, strict=False):
+            lanes.store(place, value)
     f.done()
     return name
 

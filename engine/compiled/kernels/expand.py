@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bce.engine.compiled.emitter import Function, Module, Value
 from bce.engine.compiled.kernels.naming import name_of
-from bce.engine.compiled.kernels.product import WORD, Tile, share_of_next
+from bce.engine.compiled.kernels.product import WORD, Tile, share_of_next, start_of
 from bce.engine.compiled.lanes import Isa, Lanes
 from bce.engine.compiled.maps import SIZES, Element
 from bce.engine.compiled.swish import Activation, activated
@@ -54,7 +54,10 @@ class Expand:
 
 
 def expand(module: Module, isa: Isa, spec: Expand) -> str:
-    """Write the kernel: (x, weights, bias, out, count of tile rows); weights and bias are scaled for a swish."""
+    """Write the kernel: (x, weights, bias, out, count of tile rows); weights and bias are scaled for a swish.
+
+    For bytes ``bias`` holds scales and offsets, see :meth:`~.product.Tile.values`.
+    """
     name = name_of(spec)
     if name in module.functions:
         return name
@@ -69,7 +72,7 @@ def expand(module: Module, isa: Isa, spec: Expand) -> str:
     offsets_out = [_row_pixel(p, spec, together, spec.row_out, isa.bytes) for p in range(size)]
 
     def tile(x: Value, out: Value, number: Value) -> None:
-        start = [lanes.load(bias.at(isa.bytes * j)) for j in range(spec.vectors)]
+        start = start_of(lanes, spec.element, spec.vectors, bias)
         sums = Tile(f, isa, spec.element, offsets_in, start)
         if spec.taps:
             sums.over_taps(x, weights, _taps(spec))
@@ -79,7 +82,7 @@ def expand(module: Module, isa: Isa, spec: Expand) -> str:
                 all_tiles = spec.rows // together * tiles
                 ahead = share_of_next(weights, spec.channels, spec.element, spec.vectors, isa, all_tiles, number)
             sums.over_channels(x, weights, spec.channels, spec.vector_in, ahead)
-        for n, value in enumerate(sums.sums):
+        for n, value in enumerate(sums.values(bias)):
             pixel, j = divmod(n, spec.vectors)
             lanes.store(out.at(offsets_out[pixel] + j * spec.vector_out), activated(lanes, value, spec.activation))
 

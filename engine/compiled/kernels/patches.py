@@ -62,7 +62,7 @@ def patches(module: Module, isa: Isa, spec: Patches) -> str:
 
 
 @dataclass(frozen=True)
-class Rounded:
+class Halved:
     """A vector of float32 as bfloat16.
 
     Attributes:
@@ -72,7 +72,7 @@ class Rounded:
     vectors: int
 
 
-def rounded(module: Module, isa: Isa, spec: Rounded) -> str:
+def halved(module: Module, isa: Isa, spec: Halved) -> str:
     """Write the kernel: (x, out)."""
     name = name_of(spec)
     if name in module.functions:

@@ -10,7 +10,7 @@ from bce.engine.compiled.lanes import Isa, Lanes
 from bce.engine.compiled.maps import DEPTHS, LINE, SIZES, Element
 
 WORD = 4
-"""Bytes of what is broadcast: one float32 channel of a pixel, or two in bfloat16."""
+"""Bytes of what is broadcast: a float32 channel of a pixel, two in bfloat16, or four bytes."""
 NEAR = 4096
 """Bytes by which a panel's only tile fetches its own weights ahead: each is read once, as fast as memory gives them."""
 
@@ -41,7 +41,7 @@ class Tile:
         isa: its vector form.
         element: of the pixels and the weights.
         offsets: of each pixel, in bytes from the first.
-        start: the value of each vector before anything is added: a bias.
+        start: the value of each vector before anything is added, see :func:`start_of`.
     """
 
     def __init__(self, f: Function, isa: Isa, element: Element, offsets: Sequence[int], start: Sequence[Value]) -> None:
@@ -101,6 +101,19 @@ class Tile:
         for step in range(steps_of(channels % self.isa.lanes, self.element)):
             self._step(x, weights, step * WORD, step * of_step)
 
+    def values(self, bias: Value) -> list[Value]:
+        """The sums as float32, [pixel][vector]; whole numbers with the scales and offsets that ``bias`` then holds."""
+        if self.element != "i8":
+            return self.sums
+        size = self.isa.bytes
+        scales, offsets = (
+            [self.lanes.load(bias.at((first + j) * size)) for j in range(self.vectors)] for first in (0, self.vectors)
+        )
+        return [
+            self.lanes.fma(self.lanes.float_of(total), scales[n % self.vectors], offsets[n % self.vectors])
+            for n, total in enumerate(self.sums)
+        ]
+
     def _step(self, x: Value, weights: Value, offset: int, weights_offset: int) -> None:
         rows = [self.lanes.load(weights.at(weights_offset + self.isa.bytes * j)) for j in range(self.vectors)]
         for pixel, place in enumerate(self.offsets):
@@ -112,9 +125,19 @@ class Tile:
     def _dot(self, total: Value, word: Value, row: Value) -> Value:
         if self.element == "f32":
             return self.lanes.fma(word, row, total)
+        if self.element == "i8":
+            name = f"llvm.x86.avx512.vpdpbusd.{32 * self.isa.lanes}"
+            return self.f.intrinsic(self.isa.ints, name, total, word, row.bitcast(self.isa.ints))
         pairs = vector("bfloat", 2 * self.isa.lanes)
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.isa.lanes}"
         return self.f.intrinsic(self.isa.floats, name, total, word.bitcast(pairs), row.bitcast(pairs))
+
+
+def start_of(lanes: Lanes, element: Element, vectors: int, bias: Value) -> list[Value]:
+    """What the sums of a tile begin with: the bias; 0 for bytes, whose bias comes with :meth:`Tile.values`."""
+    if element == "i8":
+        return [lanes.f.zero(lanes.isa.ints)] * vectors
+    return [lanes.load(bias.at(lanes.isa.bytes * j)) for j in range(vectors)]
 
 
 def share_of_next(

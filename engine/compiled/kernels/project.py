@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bce.engine.compiled.emitter import Function, Module
 from bce.engine.compiled.kernels.naming import name_of
-from bce.engine.compiled.kernels.product import Tile, share_of_next
+from bce.engine.compiled.kernels.product import Tile, share_of_next, start_of
 from bce.engine.compiled.lanes import Isa, Lanes
 from bce.engine.compiled.maps import SIZES, Element
 
@@ -50,7 +50,10 @@ class Project:
 
 
 def project(module: Module, isa: Isa, spec: Project) -> str:
-    """Write the kernel: (x, weights, bias, out, copy, added); what is not there may be any address."""
+    """Write the kernel: (x, weights, bias, out, copy, added); what is not there may be any address.
+
+    For bytes ``bias`` holds scales and offsets, see :meth:`~.product.Tile.values`.
+    """
     name = name_of(spec)
     if name in module.functions:
         return name
@@ -66,26 +69,27 @@ def project(module: Module, isa: Isa, spec: Project) -> str:
         first = across.index * size
         if spec.width % size:  # the last tile begins earlier, and does some pixels again
             first = f.smallest(first, spec.width - size)
-        start = [lanes.load(bias.at(isa.bytes * j)) for j in range(spec.vectors)]
+        start = start_of(lanes, spec.element, spec.vectors, bias)
         tile = Tile(f, isa, spec.element, [pixel_in * p for p in range(size)], start)
         number = down.index * tiles + across.index
         all_tiles = tiles * spec.height
         ahead = share_of_next(weights, spec.channels, spec.element, spec.vectors, isa, all_tiles, number)
         pixels = x.at(down.index * spec.row_in, first * pixel_in)
         tile.over_channels(pixels, weights, spec.channels, spec.vector_in, ahead, next_pixels=large)
+        values = tile.values(bias)
         if spec.vector_added:
             place = added.at(down.index * spec.row_added, first * isa.bytes)
-            for n in range(len(tile.sums)):
+            for n, value in enumerate(values):
                 pixel, j = divmod(n, spec.vectors)
-                tile.sums[n] = tile.sums[n] + lanes.load(place.at(isa.bytes * pixel + spec.vector_added * j))
+                values[n] = value + lanes.load(place.at(isa.bytes * pixel + spec.vector_added * j))
         place = out.at(down.index * spec.row_out, first * isa.bytes)
-        for n, value in enumerate(tile.sums):
+        for n, value in enumerate(values):
             pixel, j = divmod(n, spec.vectors)
             lanes.store(place.at(isa.bytes * pixel + spec.vector_out * j), value)
         if spec.vector_copy:
             half = isa.bytes // 2
             place = copy.at(down.index * (spec.row_out // 2), first * half)
-            for n, value in enumerate(tile.sums):
+            for n, value in enumerate(values):
                 pixel, j = divmod(n, spec.vectors)
                 lanes.store(place.at(half * pixel + spec.vector_copy * j), value, "bf16")
     f.done()
