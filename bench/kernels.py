@@ -187,7 +187,7 @@ def _form(
         seconds: [windows, 1 + stages], see :meth:`Timed.run`.
         rates: see :meth:`bce.bench.peaks.Peaks.measure`.
     """
-    counted = arithmetic(layers, precision)
+    counted = arithmetic(layers, precision, ISAS[target.isa])
     took = dict(zip(stages, np.diff(seconds, axis=1).T, strict=True))
 
     def part(names: list[str]) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import groupby
 from math import prod
+from operator import add
 
+from bce.engine.compiled.lanes import Isa
 from bce.engine.compiled.layers import Layers, PatchHead, PooledStem
 from bce.engine.compiled.maps import Element
 from bce.engine.compiled.plan import Precision, elements
 from bce.engine.compiled.swish import swish_for
 
-PARTS = ("expand", "gate", "scale", "project")
-"""Of a block, as the generated program names them; the depthwise convolution belongs to the expansion."""
+PARTS = ("bytes", "expand", "gate", "scale", "project")
+"""Of a block, as the generated program names them; the depthwise convolution belongs to the expansion. "bytes" is what
+makes them of the input; those of a projection's are made where the gate is multiplied in."""
 OUTPUTS = "outputs"
 
 
@@ -22,24 +25,23 @@ class Arithmetic:
     """What has to be computed, whoever does it.
 
     Attributes:
-        f32, bf16: multiply-adds, by what is multiplied.
+        f32, bf16, i8: multiply-adds, by what is multiplied.
         exact, rough: activations, by how near they are.
     """
 
     f32: int = 0
     bf16: int = 0
+    i8: int = 0
     exact: int = 0
     rough: int = 0
 
     def __add__(self, other: Arithmetic) -> Arithmetic:
-        return Arithmetic(
-            self.f32 + other.f32, self.bf16 + other.bf16, self.exact + other.exact, self.rough + other.rough
-        )
+        return Arithmetic(*map(add, astuple(self), astuple(other)))
 
     @property
     def multiplications(self) -> int:
-        """Multiply-adds of both kinds."""
-        return self.f32 + self.bf16
+        """Multiply-adds of all kinds."""
+        return self.f32 + self.bf16 + self.i8
 
     def floor_s(self, peaks: Mapping[str, float]) -> float:
         """Seconds at the machine's peaks, in which nothing is loaded, stored or waited for.
@@ -50,14 +52,21 @@ class Arithmetic:
         return sum(count / peaks[kind] for kind, count in asdict(self).items() if count)
 
 
-def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
+def arithmetic(
+    layers: Layers, precision: Precision, isa: Isa, chosen: Mapping[str, Element] | None = None, bf16: bool = True
+) -> dict[str, Arithmetic]:
     """The arithmetic of each stage of a generated program, by the stage's name, such as "3 expand" or "head".
 
     A gate's scaling, its two small products and the mean of an output count as nothing: they are no more than what the
-    memory takes to give their operands.
+    memory takes to give their operands; nor do bytes out of maps.
+
+    Args:
+        layers: the network.
+        precision, chosen, bf16: see :func:`bce.engine.compiled.plan.elements`.
+        isa: the vector form.
     """
     found: dict[str, Arithmetic] = {}
-    chosen = elements(layers, precision)
+    operands = elements(layers, precision, chosen, bf16)
     sizes = list(layers.sizes())
     pixels = prod(sizes[0][0])
     if isinstance(layers.stem, PooledStem):
@@ -65,41 +74,41 @@ def arithmetic(layers: Layers, precision: Precision) -> dict[str, Arithmetic]:
         stem += Arithmetic(layers.stem.pool.weight.size * pixels)
     else:
         stem = Arithmetic(layers.stem.weight.size * pixels)
-        stem += _swishes(len(layers.stem.bias) * pixels, chosen.project[0])
+        stem += _swishes(len(layers.stem.bias) * pixels, operands.project[0], isa)
     alone = layers.blocks[0].expand is not None or isinstance(layers.stem, PooledStem)
     if alone:
         found["stem"] = stem
     for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, sizes, strict=True)):
         channels = len(block.depthwise.bias)
         pixels_in, pixels = prod(size_in), prod(size_out)
-        element = chosen.project[index]
-        made = Arithmetic(block.depthwise.weight.size * pixels) + _swishes(channels * pixels, element)
+        element = operands.project[index]
+        made = Arithmetic(block.depthwise.weight.size * pixels) + _swishes(channels * pixels, element, isa)
         if block.expand is not None:
-            made += _product(block.expand.weight.size * pixels_in, chosen.expand[index])
-            made += _swishes(channels * pixels_in, element)
+            made += _product(block.expand.weight.size * pixels_in, operands.expand[index])
+            made += _swishes(channels * pixels_in, element, isa)
         elif index == 0 and not alone:
             made += stem
         found[f"{index} expand"] = made
         found[f"{index} project"] = _product(block.project.weight.size * pixels, element)
     if isinstance(layers.head, PatchHead):
-        found["head"] = _product(layers.head.weight.size * prod(layers.head.size(*sizes[-1][1])), chosen.head)
+        found["head"] = _product(layers.head.weight.size * prod(layers.head.size(*sizes[-1][1])), operands.head)
         if layers.dense is not None:
-            found["dense"] = _product(layers.dense.weight.size, chosen.head)
+            found["dense"] = _product(layers.dense.weight.size, operands.dense)
     elif layers.head is not None:
         pixels = prod(sizes[-1][1])
-        activations = _swishes(len(layers.head.bias) * pixels, chosen.head)
-        found["head"] = _product(layers.head.weight.size * pixels, chosen.head) + activations
+        activations = _swishes(len(layers.head.bias) * pixels, operands.head, isa)
+        found["head"] = _product(layers.head.weight.size * pixels, operands.head) + activations
         if layers.prototypes is not None and any(tap.kind == "label" for tap in layers.taps):
             found["label"] = Arithmetic(layers.prototypes.vectors.size * pixels)
     return found
 
 
 def _product(multiplications: int, element: Element) -> Arithmetic:
-    return Arithmetic(multiplications) if element == "f32" else Arithmetic(bf16=multiplications)
+    return Arithmetic(**{element: multiplications})
 
 
-def _swishes(count: int, element: Element) -> Arithmetic:
-    return Arithmetic(exact=count) if swish_for(element) == "exact" else Arithmetic(rough=count)
+def _swishes(count: int, element: Element, isa: Isa) -> Arithmetic:
+    return Arithmetic(**{swish_for(element, isa): count})
 
 
 def alike(layers: Layers) -> Iterator[range]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bce.engine.compiled.emitter import ir_for
@@ -10,6 +10,8 @@ from bce.engine.compiled.generate import generate
 from bce.engine.compiled.lanes import ISAS
 from bce.engine.compiled.layers import Layers
 from bce.engine.compiled.loading import write_object
+from bce.engine.compiled.maps import Element
+from bce.engine.compiled.network import lacks
 from bce.engine.compiled.plan import Precision
 from bce.engine.compiled.targets import TRAVELLING, Target
 from bce.engine.errors import OptionsError, one_line
@@ -29,19 +31,28 @@ def targets_named(text: str) -> list[Target]:
     return [TRAVELLING[name] for name in dict.fromkeys(names)]
 
 
-def compile_ahead(layers: Layers, targets: Sequence[Target], folder: Path) -> Iterator[Path]:
+def compile_ahead(
+    layers: Layers, targets: Sequence[Target], folder: Path, chosen: Mapping[str, Element] | None = None
+) -> Iterator[Path]:
     """Write a network's kernels in every precision that a CPU has, for any number of CPUs; yields each file when done.
+
+    Args:
+        layers: the network.
+        targets: the CPUs.
+        folder: for the files.
+        chosen: the products' elements for int8; None for a network without.
 
     Raises:
         CompiledError: llvmlite cannot compile here.
         OSError: a file cannot be written.
     """
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", *(() if chosen is None else ("int8",)))
     for precision in precisions:
-        texts: dict[str, str] = {}
+        texts: dict[tuple[str, bool], str] = {}
         for target in targets:
-            if precision == "bf16" and not target.bf16:
+            if lacks(target, precision) is not None:
                 continue
-            if target.isa not in texts:
-                texts[target.isa] = generate(layers, precision, ISAS[target.isa]).text
-            yield write_object(ir_for(texts[target.isa], target.attributes), target, precision, folder)
+            form = target.isa, target.bf16
+            if form not in texts:
+                texts[form] = generate(layers, precision, ISAS[target.isa], chosen=chosen, bf16=target.bf16).text
+            yield write_object(ir_for(texts[form], target.attributes), target, precision, folder)

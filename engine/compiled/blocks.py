@@ -282,7 +282,8 @@ class BlockWriter:
         offsets = [bias.at(run.first * isa.bytes) for run, _ in parts]
         offset_bytes = isa.bytes  # of a vector
         if plan.project == "i8":
-            kept = self._integers.of_swishes(kept, self._maxima, None if block.gate is None else self._factors)
+            gates = None if block.gate is None else self._factors
+            kept = self._integers.of_swishes(kept, self._maxima, self._totals, gates)
             weights = [self._integers.weights(layer, run.panel)[0] for run, layer in parts]
             offsets = [self._integers.restored(layer, run.panel, run.count, run.first) for run, layer in parts]
             offset_bytes *= 2

@@ -48,18 +48,18 @@ class Integers:
         writer.f.call(extent(writer.module, writer.isa, spec), writer.s(x.place), writer.s(self._range))
         return self._quantised(x, None)
 
-    def of_swishes(self, x: Map, maxima: int, factors: int | None) -> Map:
+    def of_swishes(self, x: Map, maxima: int, totals: int, factors: int | None) -> Map:
         """A map of swishes as bytes, times its channels' gates.
 
         Args:
             x: the map, flat.
-            maxima: the place of each channel's largest number.
+            maxima, totals: the places of each channel's largest number, and of their sum.
             factors: that of the gates; None for none.
         """
         writer, gated = self._writer, factors is not None
         name = bound(writer.module, writer.isa, Bound(x.vectors, gated))
-        peaks = writer.s(maxima)
-        writer.f.call(name, peaks, peaks if factors is None else writer.s(factors), writer.s(self._range))
+        gates = writer.s(maxima if factors is None else factors)
+        writer.f.call(name, writer.s(maxima), writer.s(totals), gates, writer.s(self._range))
         return self._quantised(x, factors)
 
     def _quantised(self, x: Map, factors: int | None) -> Map:

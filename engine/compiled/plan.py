@@ -39,14 +39,12 @@ class Elements:
         expand, project: of each block.
         head: of the convolution behind the last block; float32 where there is none.
         dense: of the classifier on its mean; likewise.
-        halves: whether maps in front of bytes are kept in bfloat16: where the CPU rounds to it by itself.
     """
 
     expand: tuple[Element, ...]
     project: tuple[Element, ...]
     head: Element = "f32"
     dense: Element = "f32"
-    halves: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def elements(
     project = tuple(of(f"{index}.project", index) for index in range(count))
     behind = max(count, EXACT_BLOCKS)  # the head is never among the first blocks
     head, dense = (of(name, behind) if name in known else "f32" for name in ("head", "dense"))
-    return Elements(expand, project, head, dense, bf16)
+    return Elements(expand, project, head, dense)
 
 
 def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, ...]:
@@ -194,7 +192,7 @@ def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, 
         wanted = (*chosen.expand, _head_input(layers, chosen))[index + 1]  # by what follows
         mine = chosen.expand[index], chosen.project[index]
         filled = index == 0 and isinstance(layers.stem, Spatial)
-        plan = _plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa, chosen.halves)
+        plan = _plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa)
         plans.append(plan)
     return tuple(plans)
 
@@ -214,7 +212,6 @@ def _plan_block(
     size_in: tuple[int, int],
     size_out: tuple[int, int],
     isa: Isa,
-    halves: bool,
 ) -> BlockPlan:
     channels = len(block.depthwise.bias)
     out_channels = len(block.project.bias)
@@ -233,7 +230,7 @@ def _plan_block(
     return BlockPlan(
         expand="f32" if first and mine[0] == "bf16" else mine[0],  # the stem makes no copy in bfloat16
         project=mine[1],
-        kept="f32" if mine[1] == "f32" or not halves else "bf16",
+        kept="bf16" if mine[1] == "bf16" else "f32",
         runs=runs,
         rows=rows,
         strips=tuple(strips),

@@ -17,11 +17,12 @@ from bce.engine.results import Features
 CHECKED = ("sound", "near silence", "silence")
 """What :func:`check_inputs` makes, in order."""
 
-LIMITS = {"fp32": (1e-4, 1e-3, 1e-3), "bf16": (0.1, 0.1, 0.1)}
-"""Most relative L2 of an output against ONNX Runtime's on each of :data:`CHECKED`; for bf16 the limit of int8.
+LIMITS = {"fp32": (1e-4, 1e-3, 1e-3), "bf16": (0.1, 0.1, 0.1), "int8": (0.5, 0.5, 0.5)}
+"""Most relative L2 of an output against ONNX Runtime's on each of :data:`CHECKED`.
 
 In float32 right kernels differ by 5e-6 on sound. In silence there is little but what rounding leaves: there they, and
-ONNX Runtime from a run in float64, are up to 3e-5 apart, with seeded weights up to 1e-4.
+ONNX Runtime from a run in float64, are up to 3e-5 apart, with seeded weights up to 1e-4. How
+near int8 is was judged at export, on recordings: here wrong code is found, which is further off.
 """
 
 ROUNDS = 2

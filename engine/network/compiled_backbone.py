@@ -17,6 +17,7 @@ from bce.engine.errors import OptionsError, one_line
 from bce.engine.network.backbone import BackboneForm
 from bce.engine.network.bundle import bundle_around
 from bce.engine.network.checking import NotTheSameError, hold_to
+from bce.engine.network.int8 import Int8Form
 from bce.engine.network.rows import check_rows
 from bce.engine.results import Features
 
@@ -27,11 +28,13 @@ class CompiledBackbone:
     Args:
         path: the float32 graph, inputs [batch, height, width] -> outputs [batch, width].
         layers: the same, as :func:`bce.engine.network.mbconv.read_layers` reads it.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "int8".
         objects: a folder that the user names, see :func:`check_objects`, with kernels that were compiled ahead.
+        int8: what "int8" is of this network.
 
     Raises:
         CompiledError: the kernels cannot be had on this CPU or in this precision.
+        BundleError: the int8 form is that of another network.
     """
 
     def __init__(
@@ -40,9 +43,12 @@ class CompiledBackbone:
         layers: Layers,
         precision: str,
         objects: Path | None = None,
+        int8: Int8Form | None = None,
     ) -> None:
         folders = () if objects is None else (objects,)
-        self._network = CompiledNetwork(layers, cast(Precision, precision), folders)
+        chosen = None if int8 is None else int8.elements
+        layers = layers if int8 is None else int8.applied(layers)
+        self._network = CompiledNetwork(layers, cast(Precision, precision), folders, chosen=chosen)
         self.path = path
         self.widths = self._network.widths
         self.form = BackboneForm("compiled", precision, self._network.form)

@@ -13,6 +13,7 @@ from bce.engine.errors import BundleError, CompiledError, OptionsError
 from bce.engine.network.backbone import Backbone
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.checking import NotTheSameError, check_inputs
+from bce.engine.network.int8 import INT8, Int8Form
 from bce.engine.network.mbconv import NotMbconv, read_layers
 from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
 from bce.engine.network.reference import reference
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "int8", "bf16")
 RUNS = {
     "auto": PRECISIONS,
-    "compiled": ("fp32", "bf16"),
+    "compiled": PRECISIONS,
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16"),
 }
@@ -55,7 +56,8 @@ def open_backbone(
 
     Args:
         bundle: a checked bundle.
-        precision: one of :data:`PRECISIONS`; "int8" is another graph of the bundle, "bf16" its float32 one.
+        precision: one of :data:`PRECISIONS`; "bf16" is the bundle's float32 graph, "int8" what the bundle has for it:
+            a file for the kernels, another graph for ONNX Runtime, or both.
         backend: one of :data:`BACKENDS`; "auto" is compiled kernels where there are any for the precision, the graph
             and this CPU, and their numbers are ONNX Runtime's, else ONNX Runtime. It never takes another precision.
         threads: how many threads will call, and may be busy now.
@@ -70,21 +72,14 @@ def open_backbone(
     check_backend(backend, precision)
     if backend == "onnxruntime":
         return OnnxRuntimeBackbone(bundle, precision)
-    if precision not in RUNS["compiled"]:
-        return OnnxRuntimeBackbone(bundle, precision, f"there are no compiled kernels for {precision}")
     if backend == "openvino":
         return _openvino(bundle, precision, threads)
     try:
         return _compiled(bundle, precision, objects, threads)
     except (NotMbconv, CompiledError, NotTheSameError) as error:
-        if precision != "fp32":
-            raise OptionsError(
-                f"{error.reason}, so {precision} cannot run here: leave --precision at fp32", error.path
-            ) from error
-        if backend == "compiled":
-            raise OptionsError(
-                f"{error.reason}, so the backbone cannot run compiled: leave --backend at auto", error.path
-            ) from error
+        if backend == "compiled" or precision not in bundle.manifest.variants:
+            other = "--backend at auto" if precision in bundle.manifest.variants else "--precision at fp32"
+            raise OptionsError(f"{error.reason}, so {precision} cannot run here: leave {other}", error.path) from error
         # a folder that was named is told whole, a file of the bundle by its name
         why = str(error) if error.path is None or objects is not None else f"{Path(error.path).name} {error.reason}"
     return OnnxRuntimeBackbone(bundle, precision, why)
@@ -96,20 +91,35 @@ def _compiled(bundle: Bundle, precision: str, objects: Path | None, threads: int
 
     if objects is not None:
         check_objects(objects)
+    form = int8_form(bundle) if precision == "int8" else None
     layers = read_layers(bundle.backbone())  # says soonest that there are no kernels
     if layers.input_shape != bundle.manifest.input.shape:  # ONNX Runtime's session says so better
         raise NotTheSameError("takes another input than the manifest says", bundle.backbone())
     inputs = check_inputs(bundle)
     if threads == 1:
         expected = reference(bundle, inputs)
-        compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
+        compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects, form)
     else:
         with ThreadPoolExecutor(1) as beside:  # neither waits for the other
             running = beside.submit(reference, bundle, inputs)
-            compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects)
+            compiled = CompiledBackbone(bundle.backbone(), layers, precision, objects, form)
         expected = running.result()
     _hold(compiled, bundle, inputs, expected)
     return compiled
+
+
+def int8_form(bundle: Bundle) -> Int8Form:
+    """What the kernels need for int8.
+
+    Raises:
+        BundleError: the bundle has no int8 at all, or its file is damaged.
+        CompiledError: it has int8 for ONNX Runtime alone.
+    """
+    file = bundle.file(INT8)
+    if file is None:
+        bundle.backbone("int8")
+        raise CompiledError("has int8 for ONNX Runtime alone", bundle.path)
+    return Int8Form.load(file)
 
 
 def _openvino(bundle: Bundle, precision: str, threads: int) -> Backbone:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bce.engine.compiled.ahead import compile_ahead, targets_named
 from bce.engine.errors import OptionsError
 from bce.engine.network.bundle import Bundle, bundle_around
+from bce.engine.network.int8 import INT8, Int8Form
 from bce.engine.network.mbconv import read_layers
 
 
@@ -33,9 +34,11 @@ def write_objects(cpus: str, bundle: Bundle, folder: Path, say: Callable[[str], 
     if folder.exists() and not folder.is_dir():
         raise OptionsError("is a file, expected a folder", folder)
     layers = read_layers(bundle.backbone())
+    file = bundle.file(INT8)
+    form = None if file is None else Int8Form.load(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionsError(f"cannot be made: {error.strerror}", folder) from None
-    for path in compile_ahead(layers, targets, folder):
+    for path in compile_ahead(layers, targets, folder, None if form is None else form.elements):
         say(f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB")

@@ -20,12 +20,12 @@ from bce.bench.kernels import KernelsOptions, Timed, _form
 from bce.bench.peaks import Peaks
 from bce.bench.stages import OUTPUTS, PARTS, Arithmetic, alike, arithmetic, rows
 from bce.engine.compiled.generate import generate
-from bce.engine.compiled.lanes import AVX2
+from bce.engine.compiled.lanes import AVX2, AVX512
 from bce.engine.compiled.layers import Layers, Pointwise
 from bce.engine.errors import OptionsError
 
 SEEDS = st.integers(0, 2**32 - 1)
-RATES = {"cycles": 4e9, "f32": 1e9, "bf16": 2e9, "rough": 4e8, "exact": 3e8}
+RATES = {"cycles": 4e9, "f32": 1e9, "bf16": 2e9, "i8": 4e9, "rough": 4e8, "exact": 3e8}
 
 
 def counted(layers: Layers) -> tuple[int, int]:
@@ -72,10 +72,10 @@ def test_arithmetic_is_what_a_forward_pass_does(seed: int, relu: bool) -> None:
     layers = random_relu_layers(rng) if relu else random_layers(rng, shape=(40, 30), prototypes=False)
     if any(size == (1, 1) for sizes in layers.sizes() for size in sizes):
         return  # a map like a gate's mean: the pass cannot tell its swishes apart
-    total = sum(arithmetic(layers, "fp32").values(), Arithmetic())
+    total = sum(arithmetic(layers, "fp32", AVX512).values(), Arithmetic())
     assert (total.f32, total.exact) == counted(layers)
     assert (total.bf16, total.rough) == (0, 0)
-    low = sum(arithmetic(layers, "bf16").values(), Arithmetic())
+    low = sum(arithmetic(layers, "bf16", AVX512).values(), Arithmetic())
     assert (low.multiplications, low.exact + low.rough) == (total.multiplications, total.exact)
     assert (low.bf16 > 0) == (len(layers.blocks) > 3 or layers.head is not None)
     assert (low.rough > 0) == (len(layers.blocks) > 3 or isinstance(layers.head, Pointwise))
@@ -88,7 +88,7 @@ def test_every_stage_is_in_one_row(seed: int, make: Callable[[np.random.Generato
     _, *stages = generate(layers, "fp32", AVX2, clock=True).stages
     table = rows(layers, stages)
     assert sorted(name for parts in table.values() for names in parts.values() for name in names) == sorted(stages)
-    assert set(arithmetic(layers, "fp32")) <= set(stages)
+    assert set(arithmetic(layers, "fp32", AVX512)) <= set(stages)
     assert set(table[OUTPUTS]) == {""}
 
 

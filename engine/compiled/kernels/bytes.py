@@ -3,7 +3,8 @@
     scale = (high - low) / 255;  zero = round(-low / scale);  byte = round(x / scale) + zero
     sum of weights x = scale (sum of weights x bytes - zero x sum of weights)
 
-The range holds 0, which is exact. Sums of bytes and 8-bit weights are exact in 32 bits for 66,000 channels.
+The range holds 0, which is exact. Sums of bytes and 8-bit weights are exact in 32 bits for 66,000 channels. What is no
+number has no byte: where it is in a map, the scale is none either, and so is everything that is restored with it.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ def extent(module: Module, isa: Isa, spec: Extent) -> str:
     x, out = f.arguments
     lanes = Lanes(f, isa)
     together = next(n for n in (4, 3, 2, 1) if spec.numbers % n == 0)
-    with f.loop(spec.numbers, [lanes.zero()] * (2 * together), step=together) as loop:
+    with f.loop(spec.numbers, [lanes.zero()] * (2 * together + 1), step=together) as loop:
         place = x.at(loop.index * isa.bytes)
         found = [lanes.load(place.at(isa.bytes * n)) for n in range(together)]
         low = [lanes.smallest(value, before) for value, before in zip(found, loop.values[:together], strict=True)]
-        high = [lanes.largest(value, before) for value, before in zip(found, loop.values[together:], strict=True)]
-        loop.carry([*low, *high])
-    low, high = loop.values[:together], loop.values[together:]
-    _write_range(lanes, -lanes.largest_of([-value for value in low]), lanes.largest_of(high), out)
+        high = [lanes.largest(value, before) for value, before in zip(found, loop.values[together:-1], strict=True)]
+        loop.carry([*low, *high, lanes.fma(lanes.sum(found), lanes.zero(), loop.values[-1])])
+    low, high = loop.values[:together], loop.values[together:-1]
+    _write_range(lanes, -lanes.largest_of([-value for value in low]), lanes.largest_of(high), loop.values[-1], out)
     f.done()
     return name
 
@@ -72,35 +73,40 @@ class Bound:
 
 
 def bound(module: Module, isa: Isa, spec: Bound) -> str:
-    """Write the kernel: (maxima, gate, range); without gates any address will do for them."""
+    """Write the kernel: (maxima, sums, gate, range); without gates any address will do for them.
+
+    The sums of the channels' numbers say whether all are numbers.
+    """
     name = name_of(spec)
     if name in module.functions:
         return name
-    f = Function(module, name, ["m", "g", "r!"])
-    maxima, factors, out = f.arguments
+    f = Function(module, name, ["m", "s", "g", "r!"])
+    maxima, totals, factors, out = f.arguments
     lanes = Lanes(f, isa)
     first = lanes.zero() if spec.gated else lanes.constant(1.0)
-    with f.loop(spec.vectors, [first, lanes.zero()]) as loop:
-        gate, high = loop.values
+    with f.loop(spec.vectors, [first, lanes.zero(), lanes.zero()]) as loop:
+        gate, high, nothing = loop.values
+        nothing = lanes.fma(lanes.load(totals.at(loop.index * isa.bytes)), lanes.zero(), nothing)
         value = lanes.load(maxima.at(loop.index * isa.bytes))
         if spec.gated:
             factor = lanes.load(factors.at(loop.index * isa.bytes))
             gate, value = lanes.largest(factor, gate), value * factor
-        loop.carry([gate, lanes.largest(value, high)])
-    gate, high = loop.values
-    _write_range(lanes, gate * LOWEST_SWISH, high, out)
+        loop.carry([gate, lanes.largest(value, high), nothing])
+    gate, high, nothing = loop.values
+    _write_range(lanes, gate * LOWEST_SWISH, high, nothing, out)
     f.done()
     return name
 
 
-def _write_range(lanes: Lanes, lowest: Value, highest: Value, out: Value) -> None:
-    """The numbers of a range, from vectors whose least and largest number are its ends."""
+def _write_range(lanes: Lanes, lowest: Value, highest: Value, nothing: Value, out: Value) -> None:
+    """The numbers of a range, from vectors whose least and largest number are its ends; and zeros, or what is none."""
     f, n = lanes.f, lanes.isa.lanes
     low = f.intrinsic(FLOAT, f"llvm.vector.reduce.fmin.v{n}f32", lowest)
     high = f.intrinsic(FLOAT, f"llvm.vector.reduce.fmax.v{n}f32", highest)
     high = f.intrinsic(FLOAT, "llvm.maxnum.f32", high, f.constant(FLOAT, SMALLEST))
     width = high - low
-    inverse, scale = f.constant(FLOAT, STEPS) / width, width / STEPS
+    nought = f.intrinsic(FLOAT, f"llvm.vector.reduce.fadd.v{n}f32", "float 0.0", nothing)
+    inverse, scale = f.constant(FLOAT, STEPS) / width, width / STEPS + nought
     zero = f.intrinsic(FLOAT, "llvm.rint.f32", -low * inverse)
     for offset, value in ((INVERSE, inverse), (ZERO, zero), (SCALE, scale), (SHIFT, -zero * scale)):
         out.at(offset).store(value, 4)

@@ -58,7 +58,7 @@ PRODUCTS = [(WIDE, "f32"), (WIDE, "bf16"), (NARROW, "f32")]
 @pytest.mark.parametrize(("channels", "width", "height"), [(32, 32, 125), (48, 16, 63), (136, 8, 32), (384, 4, 16)])
 def test_expansions(target: Target, element: Any, channels: int, width: int, height: int) -> None:
     """Panels of three vectors, and of two."""
-    size, near = pixel(target, element), swish_for(element)
+    size, near = pixel(target, element), swish_for(element, ISAS[target.isa])
     for panel in (3, 2):
         spec = Expand(
             channels, width, panel, element, width * size, width * height * size, 2048, 99968, near, rows=height
@@ -101,7 +101,18 @@ def test_depthwise(target: Target, element: Any, kernel: int, stride: int, width
     """A whole tile with its swish is one pass of the innermost loop: sums, weights and constants are many."""
     floats = ISAS[target.isa].bytes
     row = ((width - 1) * stride + kernel) * floats
-    spec = Depthwise(kernel, stride, width, even, 3, row, 99 * row, 64 * width * floats, element, swish_for(element))
+    spec = Depthwise(
+        kernel,
+        stride,
+        width,
+        even,
+        3,
+        row,
+        99 * row,
+        64 * width * floats,
+        element,
+        swish_for(element, ISAS[target.isa]),
+    )
     (tile,) = (loop for loop in loops_of(target, depthwise, spec) if arithmetic(loop) > 50)
     assert len(spills(tile)) < SOME * len(tile)
 

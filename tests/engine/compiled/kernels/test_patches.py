@@ -20,7 +20,7 @@ from support.kernel_calls import (
 )
 
 from bce.engine.compiled.kernels.expand import Expand, expand
-from bce.engine.compiled.kernels.patches import Patches, Rounded, patches, rounded
+from bce.engine.compiled.kernels.patches import Halved, Patches, halved, patches
 from bce.engine.compiled.lanes import ISAS
 from bce.engine.compiled.packing import packed, padded
 from bce.engine.compiled.targets import Target
@@ -104,5 +104,5 @@ def test_rounded(target: Target) -> None:
         pytest.skip("no bfloat16 in this form")
     x = np.random.default_rng(0).standard_normal(5 * lanes_of(target)).astype(np.float32)
     out = np.zeros(len(x), np.uint16)
-    call(target, rounded, Rounded(5), x, out)
+    call(target, halved, Halved(5), x, out)
     np.testing.assert_array_equal(out, bits_of(x))
