@@ -23,6 +23,7 @@ Array = NDArray[np.floating]
 Float64 = NDArray[np.float64]
 
 
+@np.errstate(invalid="ignore", over="ignore")  # infinities, and what is too large, are found and not said
 def relative_l2_each(found: Array, trusted: Array) -> Float64:
     """||found - trusted|| / ||trusted|| of every window, float64 [windows], 0 or more.
 
@@ -75,6 +76,7 @@ class Distance:
     worst: float
 
     @classmethod
+    @np.errstate(invalid="ignore", over="ignore")
     def of_features(cls, found: Array, trusted: Array) -> Distance:
         """Of features [windows, width], see :func:`relative_l2_each`.
 
@@ -86,6 +88,7 @@ class Distance:
         return cls._of(_difference(found, trusted), size, size)
 
     @classmethod
+    @np.errstate(invalid="ignore", over="ignore")
     def of_logits(cls, found: Array, trusted: Array) -> Distance:
         """Of logits [windows, classes], both less each class' mean in the trusted ones: a common offset flatters.
 
@@ -96,9 +99,8 @@ class Distance:
             ValueError: they are not of one shape with two axes, or hold nothing.
         """
         found, trusted = _pair(found, trusted)
-        with np.errstate(invalid="ignore"):
-            centred = trusted - trusted[:1]  # of a constant class exactly 0, which its mean is not
-            centred -= centred.mean(axis=0)
+        centred = trusted - trusted[:1]  # of a constant class exactly 0, which its mean is not
+        centred -= centred.mean(axis=0)
         size = np.linalg.norm(centred, axis=1)
         return cls._of(_difference(found, trusted), np.full(len(size), np.sqrt((size**2).mean())), size)
 
@@ -196,16 +198,14 @@ def _pair(found: Array, trusted: Array) -> tuple[Float64, Float64]:
 
 def _difference(found: Float64, trusted: Float64) -> Float64:
     """||found - trusted|| of every window."""
-    with np.errstate(invalid="ignore"):  # of infinities
-        length: Float64 = np.linalg.norm(found - trusted, axis=1)
+    length: Float64 = np.linalg.norm(found - trusted, axis=1)
     return length
 
 
 def _ratio(difference: Float64, size: Float64) -> Float64:
     """Element by element; 0 where both are 0, infinite where only the size is."""
-    with np.errstate(invalid="ignore"):
-        without_size = np.where(difference == 0, 0.0, difference * np.inf)
-        return np.divide(difference, size, out=without_size, where=size != 0)
+    without_size = np.where(difference == 0, 0.0, difference * np.inf)
+    return np.divide(difference, size, out=without_size, where=size != 0)
 
 
 def _finite(value: Any) -> Any:

@@ -213,6 +213,7 @@ def test_infinities_are_far_away() -> None:
         warnings.simplefilter("error")
         assert Agreement.between(found, SOME).distance.worst == math.inf
         assert math.isnan(Agreement.between(found, found).distance.worst)
+        assert not Agreement.between(1e200 * found, 1e200 * SOME).distance.worst < 1e9
     assert Distance.of_features(found, SOME).pooled == math.inf
 
 
