@@ -14,7 +14,7 @@ from bce.engine.screen import printable
 
 NAME = "bce-tools"
 COMMANDS = {
-    "evaluate": "macro ROC-AUC of a score table against labelled windows",
+    "evaluate": "macro ROC-AUC of a score table against labelled windows; how near it is to another table",
     "priors": "count a site x hour prior out of labelled windows, or judge one",
     "tune": "choose values of post-processing on scores of labelled windows",
     "synth": "make labelled synthetic soundscapes in BirdCLEF layout",
@@ -30,13 +30,13 @@ which returns the lines to print."""
 class _Parser(argparse.ArgumentParser):
     """A command's own parser: files may stand between options, also where the last of them may be left out.
 
-    Python's older versions take such a file for left out where an option comes first.
+    Older versions of Python take such a file for left out where an option comes first. Behind ``--`` is no option.
     """
 
     _mixes = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._mixes:  # called by what is called below
+        if self._mixes or "--" in (args or ()):  # called by what is called below, which loses what is behind --
             return super().parse_known_args(args, namespace)
         self._mixes = True
         try:

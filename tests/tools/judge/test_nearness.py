@@ -118,9 +118,15 @@ def test_rows_without_labels_are_compared_too(here: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     "arguments",
-    [["a.csv", "--resamples=5", "l.csv"], ["--resamples", "5", "a.csv", "l.csv"], ["a.csv", "l.csv", "--resamples=5"]],
+    [
+        ["a.csv", "--resamples=5", "l.csv"],
+        ["--resamples", "5", "a.csv", "l.csv"],
+        ["a.csv", "l.csv", "--resamples=5"],
+        ["--resamples=5", "--", "-a.csv", "l.csv"],
+    ],
 )
 def test_labels_may_stand_behind_options(here: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    write_scores("-a.csv", table(expit(OFF)))
     assert main(["evaluate", *arguments]) == 0
     assert "macro ROC-AUC" in capsys.readouterr().out
 
