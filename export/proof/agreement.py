@@ -171,13 +171,14 @@ class Agreement:
     def lines(self, what: str = "windows") -> list[str]:
         """For people; ``what`` names the windows where they are another thing, such as rows."""
         off = self.distance
-        loud = "none has one of" if self.top1_loud is None else f"{_count(self.top1_loud, self.loud)} with one of"
+        loud = "none has" if self.top1_loud is None else f"{_count(self.top1_loud, self.loud)} with"
         return [
             f"logits         relative L2 {off.pooled:.2g} over all {what}, median {off.typical:.2g}, "
             f"worst {off.worst:.2g} (less each class' mean)",
             f"order          rank correlation of a class over the {what} {_rank(self.rank_correlation)} in the mean, "
             f"{_rank(self.rank_correlation_worst)} at the 5th percentile",
-            f"best class     kept in {_count(self.top1, self.windows)} {what} ({loud} {LOUD:g} or more)",
+            f"best class     kept in {_count(self.top1, self.windows)} {what} "
+            f"({loud} a probability of {LOUD:g} or more)",
             f"probabilities  change by {self.largest_change:.2g} at most",
         ]
 

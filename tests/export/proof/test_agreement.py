@@ -179,7 +179,7 @@ def test_one_window() -> None:
 def test_nothing_loud() -> None:
     agreement = Agreement.between(SOME - 20, SOME - 20)
     assert (agreement.loud, agreement.top1, agreement.top1_loud) == (0, 1, None)
-    assert "none has one of 0.25 or more" in "\n".join(agreement.lines())
+    assert "none has a probability of 0.25 or more" in "\n".join(agreement.lines())
 
 
 @pytest.mark.parametrize("wrong", ["found", "trusted", "both"])
