@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from bce.bench.figures import figure, ratio
 from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, describe
-from bce.bench.ranks import Changes
 from bce.engine.audio.reader import AudioReader
 from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError
@@ -26,6 +26,7 @@ from bce.export.birdnet.frontend import read_frontend
 from bce.export.birdnet.locate import locate
 from bce.export.commands.birdnet import export_birdnet
 from bce.export.commands.options import BirdnetOptions
+from bce.export.proof.agreement import Agreement, rank_correlation_each
 from bce.export.readers.tflite_graph import TfliteGraph
 
 Array = NDArray[np.float32]
@@ -82,7 +83,7 @@ def birdnet(options: BirdnetBenchOptions, work: Work) -> dict[str, Any]:
     times = _times(_contestants(model, made, windows), len(windows), options.rounds)
     work.say("comparing precisions")
     whole = made[0]
-    changes = _compared(whole, _windows(whole.bundle, options.audio, options.compared))
+    compared = _compared(whole, _windows(whole.bundle, options.audio, options.compared))
     return {
         "kind": "birdnet",
         "machine": machine,
@@ -97,7 +98,7 @@ def birdnet(options: BirdnetBenchOptions, work: Work) -> dict[str, Any]:
             }
             for name, found in times.items()
         ],
-        "precision": [{"name": name, **change.to_json()} for name, change in changes.items()],
+        "precision": [{"name": name, **change} for name, change in compared.items()],
         "absent": whole.absent,
         "load": watch.stop(),
     }
@@ -168,7 +169,7 @@ def _times(contestants: dict[str, Callable[[int], object]], windows: int, rounds
     return times
 
 
-def _compared(made: _Bundle, windows: Iterator[Array]) -> dict[str, Changes]:
+def _compared(made: _Bundle, windows: Iterator[Array]) -> dict[str, dict[str, Any]]:
     """Every form's logits against ONNX Runtime's in float32."""
     frontend, place = made.bundle.frontend(), list(made.bundle.manifest.output_names).index("logits")
     logits: dict[str, list[Array]] = {form.name: [] for form in made.forms}
@@ -178,4 +179,28 @@ def _compared(made: _Bundle, windows: Iterator[Array]) -> dict[str, Changes]:
         for form in made.forms:
             logits[form.name].append(form.run(x)[place][0])
     trusted = np.stack(logits.pop(REFERENCE))
-    return {name: Changes.between(trusted, np.stack(rows)) for name, rows in logits.items()}
+    return {name: changes(np.stack(rows), trusted) for name, rows in logits.items()}
+
+
+def changes(found: Array, trusted: Array) -> dict[str, Any]:
+    """What a result says of logits [windows, classes], None where that is no finite number.
+
+    ``rank_correlation`` is of the classes of a window, averaged over the windows; ``class_rank_correlation`` is
+    :attr:`bce.export.proof.agreement.Agreement.rank_correlation`, of a class over the windows.
+    """
+    near = Agreement.between(found, trusted).to_dict()
+    in_windows = rank_correlation_each(found.T, trusted.T)
+    in_a_window = float(in_windows.mean()) if len(in_windows) else math.nan
+    return {
+        "windows": near["windows"],
+        "relative_l2": near["distance"]["pooled"],
+        "relative_l2_typical": near["distance"]["typical"],
+        "relative_l2_worst": near["distance"]["worst"],
+        "rank_correlation": in_a_window if math.isfinite(in_a_window) else None,
+        "class_rank_correlation": near["rank_correlation"],
+        "class_rank_correlation_worst": near["rank_correlation_worst"],
+        "top1": near["top1"],
+        "loud": near["loud"],
+        "top1_loud": near["top1_loud"],
+        "largest_change": near["largest_change"],
+    }

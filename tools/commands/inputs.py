@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from bce.tools.learn.features import FeatureOptions
 
 
-def add_labels(parser: argparse.ArgumentParser) -> None:
-    """The table of labelled windows, and how its file names are read."""
-    parser.add_argument("labels", type=Path, help="train_soundscapes_labels.csv: filename, start, end, primary_label")
+def add_labels(parser: argparse.ArgumentParser, unless: str = "") -> None:
+    """The table of labelled windows, and how its file names are read; with the option ``unless`` it may be left out."""
+    says = "train_soundscapes_labels.csv: filename, start, end, primary_label"
+    if unless:
+        parser.add_argument("labels", type=Path, nargs="?", help=f"{says}; may be left out with {unless}")
+    else:
+        parser.add_argument("labels", type=Path, help=says)
     flags.add_names(parser)
 
 

@@ -16,6 +16,7 @@ from bce.engine.files import beside, write_json
 from bce.engine.taxonomy import Taxonomy
 from bce.tools.judge.gain import Gain
 from bce.tools.judge.matching import NOTHING_TO_JUDGE, Matched
+from bce.tools.judge.nearness import Nearness
 from bce.tools.judge.options import EvaluateOptions
 from bce.tools.metrics import Ranking, Resamples, Ties, count_ties, interval, mean
 
@@ -176,9 +177,12 @@ def write_per_class(path: str | os.PathLike[str], evaluation: Evaluation, taxono
             writer.writerow([name, scientific, positives, evaluation.per_class.get(name, "")])
 
 
-def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
-    """Write all of an evaluation as JSON, null where there is no AUC."""
-    write_json(path, _without_nan(asdict(evaluation)))
+def write_evaluation(
+    path: str | os.PathLike[str], evaluation: Evaluation | None, nearness: Nearness | None = None
+) -> None:
+    """Write all of an evaluation as JSON, null where there is no AUC, and what was compared as ``agreement``."""
+    content = {} if evaluation is None else _without_nan(asdict(evaluation))
+    write_json(path, content | {"agreement": None if nearness is None else nearness.to_dict()})
 
 
 def _without_nan(value: Any) -> Any:
