@@ -8,8 +8,9 @@ import time
 import numpy as np
 
 from bce.engine.compiled.compilation import Code, compile_object
-from bce.engine.compiled.emitter import INT, Function, Module, Value, ir_for, vector
+from bce.engine.compiled.emitter import INT, Function, Module, Value, ir_for
 from bce.engine.compiled.lanes import AVX512, ISAS, Isa, Lanes
+from bce.engine.compiled.maps import DEPTHS, Element
 from bce.engine.compiled.packing import aligned
 from bce.engine.compiled.swish import Swish, swish_of
 from bce.engine.compiled.targets import Target
@@ -37,6 +38,8 @@ class Peaks:
         self._counts = {"cycles": _chain(module), "f32": _multiplications(module, self._isa, "f32")}
         if target.bf16:
             self._counts["bf16"] = _multiplications(module, self._isa, "bf16")
+        if target.vnni:
+            self._counts["i8"] = _multiplications(module, self._isa, "i8")
         kinds: tuple[Swish, ...] = ("exact", "rough") if self._isa is AVX512 else ("exact",)
         for kind in kinds:
             self._counts[kind] = _swish(module, self._isa, kind)
@@ -48,7 +51,7 @@ class Peaks:
     def measure(self) -> dict[str, float]:
         """Rates of one core now, the best of a few: by name, in so many a second.
 
-        "cycles"; "f32" and "bf16" multiply-adds; "exact" and "rough" activations.
+        "cycles"; "f32", "bf16" and "i8" multiply-adds; "exact" and "rough" activations.
         """
         found = {}
         for name, count in self._counts.items():
@@ -80,25 +83,23 @@ def _chain(module: Module) -> int:
     return PASSES * CHAIN * _MULTIPLY_CYCLES
 
 
-def _multiplications(module: Module, isa: Isa, element: str) -> int:
+def _multiplications(module: Module, isa: Isa, element: Element) -> int:
     """As many independent sums as registers hold. Gives its number of multiply-adds."""
     f = Function(module, _function(element), ["p"], exported=True)
     lanes, place = Lanes(f, isa), f.arguments[0]
     a, b = (lanes.load(place.at(n * isa.bytes)) for n in range(2))
-    sums = [lanes.load(place.at(n * isa.bytes)) for n in range(isa.registers * 3 // 4)]
+    kind = isa.ints if element == "i8" else isa.floats
+    sums = [lanes.load(place.at(n * isa.bytes)).bitcast(kind) for n in range(isa.registers * 3 // 4)]
 
     def multiplied(total: Value) -> Value:
-        if element == "f32":
-            return lanes.fma(a, b, total)
-        pairs = vector("bfloat", 2 * isa.lanes)
-        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * isa.lanes}"
-        return f.intrinsic(isa.floats, name, total, a.bitcast(pairs), b.bitcast(pairs))
+        return lanes.dot(element, total, a, b)
 
     with f.loop(PASSES, sums) as loop:
         loop.carry([multiplied(total) for total in loop.values])
-    lanes.store(place, lanes.sum(list(loop.values)))
+    sums = [total.bitcast(isa.floats) for total in loop.values]
+    lanes.store(place, lanes.sum(sums))
     f.done()
-    return PASSES * len(sums) * isa.lanes * (1 if element == "f32" else 2)
+    return PASSES * len(sums) * isa.lanes * DEPTHS[element]
 
 
 def _swish(module: Module, isa: Isa, kind: Swish) -> int:

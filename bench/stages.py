@@ -14,9 +14,9 @@ from bce.engine.compiled.maps import Element
 from bce.engine.compiled.plan import Precision, elements
 from bce.engine.compiled.swish import swish_for
 
-PARTS = ("bytes", "expand", "gate", "scale", "project")
-"""Of a block, as the generated program names them; the depthwise convolution belongs to the expansion. "bytes" is what
-makes them of the input; those of a projection's are made where the gate is multiplied in."""
+PARTS = ("expand", "gate", "scale", "project")
+"""Of a block, as the generated program names them. The depthwise convolution belongs to the expansion, as do bytes of
+its input; bytes of a projection's are made where the gate is multiplied in."""
 OUTPUTS = "outputs"
 
 

@@ -241,9 +241,7 @@ class BlockWriter:
         if plan.expand == "bf16":
             return self._copy
         assert x is not None
-        source = self._integers.of_map(x)
-        self._writer.mark(f"{index} bytes")
-        return source
+        return self._integers.of_map(x)
 
     def _zero_rows(self, buffer: Map, vectors: int, first: int, count: int) -> None:
         for j in range(vectors if count else 0):

@@ -115,6 +115,24 @@ class Lanes:
         """a * b + c, rounded once."""
         return self.f.intrinsic(self.isa.floats, f"llvm.fma.v{self._n}f32", a, b, c)
 
+    def dot(self, element: str, total: Value, word: Value, row: Value) -> Value:
+        """total + the products of each 32 bits: of a float32, two bfloat16, or four bytes and four signed ones.
+
+        Args:
+            element: "f32", "bf16" or "i8".
+            total: float32; 32-bit integers for bytes.
+            word, row: a map's numbers and weights, as vectors of float32.
+        """
+        f, bits = self.f, 32 * self._n
+        if element == "f32":
+            return self.fma(word, row, total)
+        if element == "bf16":
+            pairs = vector("bfloat", 2 * self._n)
+            name = f"llvm.x86.avx512bf16.dpbf16ps.{bits}"
+            return f.intrinsic(self.isa.floats, name, total, word.bitcast(pairs), row.bitcast(pairs))
+        ints = self.isa.ints
+        return f.intrinsic(ints, f"llvm.x86.avx512.vpdpbusd.{bits}", total, word.bitcast(ints), row.bitcast(ints))
+
     def largest(self, a: Value, b: Value) -> Value:
         """The larger of each two numbers; b where either is NaN: one instruction."""
         return self._either("ogt", a, b)

@@ -103,7 +103,9 @@ def test_alike_are_blocks_of_one_shape() -> None:
 
 
 def test_a_floor_is_all_counts_at_their_peaks() -> None:
-    assert Arithmetic(100, 200, 30, 8).floor_s({"f32": 10, "bf16": 20, "exact": 3, "rough": 4}) == pytest.approx(32)
+    assert Arithmetic(100, 200, 80, 30, 8).floor_s(
+        {"f32": 10, "bf16": 20, "i8": 40, "exact": 3, "rough": 4}
+    ) == pytest.approx(34)
     assert Arithmetic(100).floor_s({"f32": 10}) == pytest.approx(10)
 
 
@@ -127,7 +129,7 @@ def test_peaks_have_a_rate_for_all_that_is_counted() -> None:
     target = host()
     found = Peaks(target).measure()
     wanted = {"cycles", "f32", "exact"} | ({"rough"} if target.isa == "avx512" else set())
-    assert set(found) == wanted | ({"bf16"} if target.bf16 else set())
+    assert set(found) == wanted | ({"bf16"} if target.bf16 else set()) | ({"i8"} if target.vnni else set())
     assert min(found.values()) > 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bce.engine.compiled.emitter import FLOAT, Function, Value, vector
+from bce.engine.compiled.emitter import Function, Value
 from bce.engine.compiled.lanes import Isa, Lanes
 from bce.engine.compiled.maps import DEPTHS, LINE, SIZES, Element
 
@@ -117,20 +117,10 @@ class Tile:
     def _step(self, x: Value, weights: Value, offset: int, weights_offset: int) -> None:
         rows = [self.lanes.load(weights.at(weights_offset + self.isa.bytes * j)) for j in range(self.vectors)]
         for pixel, place in enumerate(self.offsets):
-            word = self.lanes.broadcast(x.at(place + offset), FLOAT if self.element == "f32" else "i32")
+            word = self.lanes.broadcast(x.at(place + offset))
             at = pixel * self.vectors
-            mine = [self._dot(self.sums[at + j], word, row) for j, row in enumerate(rows)]
+            mine = [self.lanes.dot(self.element, self.sums[at + j], word, row) for j, row in enumerate(rows)]
             self.sums[at : at + self.vectors] = self.lanes.pinned(mine)
-
-    def _dot(self, total: Value, word: Value, row: Value) -> Value:
-        if self.element == "f32":
-            return self.lanes.fma(word, row, total)
-        if self.element == "i8":
-            name = f"llvm.x86.avx512.vpdpbusd.{32 * self.isa.lanes}"
-            return self.f.intrinsic(self.isa.ints, name, total, word, row.bitcast(self.isa.ints))
-        pairs = vector("bfloat", 2 * self.isa.lanes)
-        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.isa.lanes}"
-        return self.f.intrinsic(self.isa.floats, name, total, word.bitcast(pairs), row.bitcast(pairs))
 
 
 def start_of(lanes: Lanes, element: Element, vectors: int, bias: Value) -> list[Value]:

@@ -23,7 +23,7 @@ from bce.engine.compiled.targets import (
 from bce.engine.errors import CompiledError
 
 Pretend = Callable[..., None]
-ALL = Target("", "avx512", bf16=True).needs
+ALL = (*Target("", "avx512", bf16=True, vnni=True).needs, "avxvnni")
 
 
 @pytest.fixture
@@ -40,9 +40,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
 def test_the_best_form_of_a_cpu(pretend: Pretend) -> None:
     pretend(ALL)
-    assert host_target() == Target("znver4", "avx512", bf16=True)
-    assert host_target("avx512") == Target("znver4", "avx512", bf16=True)
-    assert host_target("avx2") == Target("znver4", "avx2")
+    assert host_target() == Target("znver4", "avx512", bf16=True, vnni=True)
+    assert host_target("avx512") == Target("znver4", "avx512", bf16=True, vnni=True)
+    assert host_target("avx2") == Target("znver4", "avx2", vnni=True)
+    pretend((*Target("", "avx512").needs, "avx512vnni"), cpu="cascadelake")
+    assert host_target() == Target("cascadelake", "avx512", vnni=True)
+    assert host_target("avx2") == Target("cascadelake", "avx2")
+    pretend((*Target("", "avx2").needs, "avxvnni"), cpu="alderlake")
+    assert host_target() == Target("alderlake", "avx2", vnni=True)
     pretend(Target("", "avx512").needs, cpu="icelake-server")
     assert host_target() == Target("icelake-server", "avx512")
     pretend(Target("", "avx2").needs, cpu="znver3")
@@ -65,7 +70,7 @@ def test_what_the_forms_need_is_what_their_instructions_are_in() -> None:
     """Intel's manual: F16C and FMA are features apart from AVX2, and AVX-512 is one for each group of instructions."""
     assert {"avx2", "fma", "f16c"} < set(Target("", "avx2").needs)
     assert {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"} < set(Target("", "avx512").needs)
-    assert set(ALL) - set(Target("", "avx512").needs) == {"avx512bf16"}
+    assert set(ALL) - set(Target("", "avx512").needs) == {"avx512bf16", "avx512vnni", "avxvnni"}
 
 
 @pytest.mark.parametrize("missing", ["avx2", "fma", "f16c"])
@@ -93,7 +98,7 @@ def test_objects_made_elsewhere_the_best_first(pretend: Pretend) -> None:
     with_bf16 = [TRAVELLING[name].bf16 for name in names]
     assert with_bf16 == sorted(with_bf16, reverse=True)
     assert TRAVELLING[names[-1]].isa == "avx2"
-    assert travelling_targets("avx2") == [TRAVELLING["haswell"]]
+    assert travelling_targets("avx2") == [TRAVELLING["alderlake"], TRAVELLING["haswell"]]
     pretend(Target("", "avx512").needs, cpu="cascadelake")
     assert [target.cpu for target in travelling_targets()] == ["cascadelake", "skylake-avx512", "haswell"]
 

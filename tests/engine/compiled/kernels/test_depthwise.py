@@ -40,12 +40,21 @@ BFLOAT16 = 2.0**-8
     channels=st.integers(1, 40),
     low=st.booleans(),
     rough=st.booleans(),
+    largest=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-@example(kernel=3, stride=1, height=2, width=33, spare=(0, 0), channels=16, low=False, rough=False, seed=1)  # overlaps
-@example(kernel=5, stride=2, height=4, width=4, spare=(1, 1), channels=33, low=True, rough=True, seed=2)  # two rows
-@example(kernel=3, stride=1, height=3, width=8, spare=(0, 0), channels=7, low=False, rough=False, seed=3)  # odd height
-@example(kernel=5, stride=1, height=1, width=16, spare=(0, 1), channels=7, low=False, rough=True, seed=4)  # just a tile
+@example(
+    kernel=3, stride=1, height=2, width=33, spare=(0, 0), channels=16, low=False, rough=False, largest=True, seed=1
+)  # overlaps
+@example(
+    kernel=5, stride=2, height=4, width=4, spare=(1, 1), channels=33, low=True, rough=True, largest=True, seed=2
+)  # two rows
+@example(
+    kernel=3, stride=1, height=3, width=8, spare=(0, 0), channels=7, low=False, rough=False, largest=True, seed=3
+)  # odd height
+@example(
+    kernel=5, stride=1, height=1, width=16, spare=(0, 1), channels=7, low=False, rough=True, largest=True, seed=4
+)  # just a tile
 def test_depthwise(
     target: Target,
     kernel: int,
@@ -56,6 +65,7 @@ def test_depthwise(
     channels: int,
     low: bool,
     rough: bool,
+    largest: bool,
     seed: int,
 ) -> None:
     """Sums are added to what is there, each pixel once; pixels that no output reaches are not read."""
@@ -69,7 +79,8 @@ def test_depthwise(
     source = as_map(x, lanes, padding=(0, 0, *spare), gap=lanes, around=np.nan)
     count = len(source)
     earlier = rng.standard_normal(count * lanes).astype(np.float32)
-    totals, out = earlier.copy(), empty_map(count, height, width, lanes, element)
+    peaks = rng.standard_normal(count * lanes).astype(np.float32)
+    totals, maxima, out = earlier.copy(), peaks.copy(), empty_map(count, height, width, lanes, element)
     even = height % 2 == 0
     spec = Depthwise(
         kernel,
@@ -82,9 +93,10 @@ def test_depthwise(
         vector_out=out[0].nbytes,
         element=element,
         swish=kind,
+        maxima=largest,
     )
     weights = packed_depthwise(scaled_sums(weight, kind), scaled_sums(bias, kind), count, isa)
-    call(target, depthwise, spec, source, weights, out, height // spec.tile(isa)[0], totals)
+    call(target, depthwise, spec, source, weights, out, height // spec.tile(isa)[0], totals, maxima)
 
     sums = np.zeros((channels, height, width)) + bias[:, None, None]
     magnitude = np.abs(sums)
@@ -101,6 +113,8 @@ def test_depthwise(
     of_total += 2 * EPSILON * np.abs(earlier[:channels])
     assert (np.abs(totals[:channels] - earlier[:channels] - wanted.sum(axis=(1, 2))) <= of_total).all()
     assert (totals[channels:] == earlier[channels:]).all()
+    most = np.maximum(peaks[:channels], wanted.max(axis=(1, 2))) if largest else peaks[:channels]
+    assert (np.abs(maxima[:channels] - most) <= limit.max(axis=(1, 2))).all()
     values = found[:channels]
     if element == "bf16":
         values = from_bits(values)
