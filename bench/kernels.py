@@ -6,7 +6,6 @@ same rounds. A stage's time is the median of all windows, by the time-stamp coun
 
 from __future__ import annotations
 
-import ctypes
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +22,11 @@ from bce.bench.materials import Work, bundle, describe, model_file, recordings
 from bce.bench.peaks import Peaks
 from bce.bench.stages import Arithmetic, arithmetic, rows
 from bce.engine.audio.recordings import find_recordings
-from bce.engine.compiled.compilation import Code, compile_object
-from bce.engine.compiled.emitter import ir_for
-from bce.engine.compiled.generate import ENTRY, generate
 from bce.engine.compiled.lanes import ISAS
 from bce.engine.compiled.layers import Layers
-from bce.engine.compiled.packing import aligned
 from bce.engine.compiled.plan import Precision
 from bce.engine.compiled.targets import IsaName, Target, host_target, why_none
+from bce.engine.compiled.timing import Timed
 from bce.engine.errors import OptionsError, shown
 from bce.engine.network.mbconv import NotMbconv, read_layers
 
@@ -67,35 +63,6 @@ class KernelsOptions:
         for name in ("windows", "rounds"):
             if getattr(self, name) < 1:
                 raise OptionsError(f"{name} is {getattr(self, name)}: it must be at least 1")
-
-
-class Timed:
-    """A network as compiled code that reads the clock between its stages.
-
-    Args:
-        layers: the network.
-        precision: "fp32" or "bf16".
-        target: what it is compiled for; this CPU must have all that it needs.
-
-    Attributes:
-        stages: their names, in order.
-    """
-
-    def __init__(self, layers: Layers, precision: Precision, target: Target) -> None:
-        program = generate(layers, precision, ISAS[target.isa], clock=True)
-        first, *self.stages = program.stages
-        assert first == "start"
-        ir = ir_for(program.text, target.attributes)
-        self._code = Code(compile_object(ir, target), target, "compiled")
-        self._weights, self._arena = program.weights.memory(), aligned(program.arena_bytes)
-        end = program.clock + 8 * len(program.stages)
-        self._clock = self._arena[program.clock : end].view(np.int64)
-        self._run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(self._code.address(ENTRY))
-
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The readings of the clock for an input: at the start, then at the end of each stage."""
-        self._run(x.ctypes.data, self._weights.ctypes.data, self._arena.ctypes.data)
-        return self._clock.copy()
 
 
 def kernels(options: KernelsOptions, work: Work) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from support.plain_mbconv import random_layers, random_relu_layers
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
 
-from bce.bench.kernels import KernelsOptions, Timed, _form
+from bce.bench.kernels import KernelsOptions, _form
 from bce.bench.peaks import Peaks
 from bce.bench.stages import OUTPUTS, PARTS, Arithmetic, alike, arithmetic, rows
 from bce.engine.compiled.generate import generate
 from bce.engine.compiled.lanes import AVX2, AVX512
 from bce.engine.compiled.layers import Layers, Pointwise
+from bce.engine.compiled.timing import Timed
 from bce.engine.errors import OptionsError
 
 SEEDS = st.integers(0, 2**32 - 1)
