@@ -77,9 +77,14 @@ def open_backbone(
     try:
         return _compiled(bundle, precision, objects, threads)
     except (NotMbconv, CompiledError, NotTheSameError) as error:
-        if backend == "compiled" or precision not in bundle.manifest.variants:
-            other = "--backend at auto" if precision in bundle.manifest.variants else "--precision at fp32"
-            raise OptionsError(f"{error.reason}, so {precision} cannot run here: leave {other}", error.path) from error
+        if precision not in bundle.manifest.variants:
+            raise OptionsError(
+                f"{error.reason}, so {precision} cannot run here: leave --precision at fp32", error.path
+            ) from error
+        if backend == "compiled":
+            raise OptionsError(
+                f"{error.reason}, so the backbone cannot run compiled: leave --backend at auto", error.path
+            ) from error
         # a folder that was named is told whole, a file of the bundle by its name
         why = str(error) if error.path is None or objects is not None else f"{Path(error.path).name} {error.reason}"
     return OnnxRuntimeBackbone(bundle, precision, why)

@@ -157,7 +157,7 @@ def test_without_openvino_one_line_says_how_to_get_it(
     ("arguments", "message"),
     [
         (["--precision", "bf16", "--backend", "onnxruntime"], "the onnxruntime backend runs fp32 and int8, not bf16"),
-        (["--precision", "int8", "--backend", "compiled"], "the compiled backend runs fp32 and bf16, not int8"),
+        (["--precision", "int8", "--backend", "compiled"], "has no int8 backbone, only fp32"),
         (["--precision", "int8", "--backend", "openvino"], "the openvino backend runs fp32 and bf16, not int8"),
     ],
 )

@@ -67,7 +67,8 @@ class Kernels:
         assert path == self.bundle.backbone()
         return SimpleNamespace(input_shape=self.bundle.manifest.input.shape)
 
-    def open_network(self, layers: Any, precision: Any, folders: Sequence[Path] = ()) -> Kernels:
+    def open_network(self, layers: Any, precision: Any, folders: Sequence[Path] = (), chosen: Any = None) -> Kernels:
+        assert chosen is None
         assert layers.input_shape == self.bundle.manifest.input.shape
         self.opened.append((precision, next(iter(folders), None)))
         if self.refuses is not None:
@@ -184,8 +185,10 @@ def test_what_was_asked_for_by_name_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_is_onnx_runtimes(kernels: Kernels, bundle: Bundle) -> None:
-    assert str(Model(bundle, "int8").form) == "ONNX Runtime int8, because there are no compiled kernels for int8"
+def test_int8_without_a_file_for_the_kernels_is_onnx_runtimes(kernels: Kernels, bundle: Bundle) -> None:
+    assert str(Model(bundle, "int8").form) == "ONNX Runtime int8, because bundle has int8 for ONNX Runtime alone"
+    with pytest.raises(OptionsError, match="has int8 for ONNX Runtime alone, so the backbone cannot run compiled"):
+        Model(bundle, "int8", "compiled")
     assert kernels.opened == []
 
 
