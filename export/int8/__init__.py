@@ -1,1 +1,1 @@
-"""int8 forms of a network: weights rounded on recordings, products chosen by what they cost and what they do."""
+"""Products of a network in 8 bits: windows to measure on, rounded weights, sensitivity, and which products they are."""
