@@ -131,6 +131,7 @@ class BirdnetExport:
     ranges: RangeFile | None = None
     labels: str = ""
     family = FAMILY
+    window = birdnet.WINDOW
 
     @property
     def described(self) -> str:
@@ -201,9 +202,6 @@ class BirdnetExport:
         if source.lossy:
             limits = Limits.between(source, source)
         return Proof(source, source.reference((), tuple(candidate.widths)), limits, source.notes)
-
-    def int8(self, candidate: Candidate, out: Path, say: Say) -> None:
-        """There is none."""
 
 
 def _write_ranges(ranges: RangeFile, class_map: ClassMap | None, out: Path, say: Say) -> None:

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bce.engine.files import folder_beside, sha256, write_text
+from bce.engine.frontends.base import make_frontend
+from bce.engine.geometry import WindowSpec
 from bce.engine.network.bundle import CLASSES, MANIFEST, PARITY, PRIORS, Bundle
+from bce.engine.network.int8 import INT8 as INT8_FORM
 from bce.engine.network.manifest import Head, Manifest, Output, OutputKind, Placing, Score
 from bce.engine.network.manifest import Source as ManifestSource
 from bce.engine.taxonomy import Taxonomy
 from bce.export.commands.info import published_line
 from bce.export.commands.options import FP32, INT8
 from bce.export.commands.places import BundleOptions
+from bce.export.int8.making import Network, make_int8
+from bce.export.int8.windows import calibration_cuts
 from bce.export.proof.comparison import ParityReport
 from bce.export.proof.gates import Limits
 from bce.export.proof.parity import Candidate, prove
@@ -85,6 +90,10 @@ class Export(Protocol):
         """What was read, in a line."""
 
     @property
+    def window(self) -> WindowSpec:
+        """The network's windows."""
+
+    @property
     def contents(self) -> Contents:
         """What the manifest says."""
 
@@ -99,10 +108,6 @@ class Export(Protocol):
 
     def check_inputs(self) -> Any:
         """The windows to compare on."""
-
-    def int8(self, candidate: Candidate, out: Path, say: Say) -> dict[str, Any] | None:
-        """Write the int8 backbone, and what is to be said of it; None where none is wanted."""
-
 
 def make_bundle(export: Export, options: BundleOptions, say: Say = lambda line: None) -> Bundle:
     """Write a bundle, prove it against its source, and put it in place.
@@ -124,6 +129,7 @@ def make_bundle(export: Export, options: BundleOptions, say: Say = lambda line: 
         say(f"notice: {source.notice}")
     for line in export.lines():
         say(line)
+    cuts = calibration_cuts(options.calibrate, export.window, say) if INT8 in options.precisions else None
     with folder_beside(out) as folder:
         candidate = export.write(folder, say)
         contents = export.contents
@@ -132,8 +138,10 @@ def make_bundle(export: Export, options: BundleOptions, say: Say = lambda line: 
         if options.priors is not None:
             shutil.copyfile(options.priors, folder / PRIORS)
         report = _prove(export, candidate, say)
-        quality = export.int8(candidate, folder / INT8_BACKBONE, say)
-        report = replace(report, int8=quality)
+        if cuts is not None:
+            windows = cuts.windows(make_frontend(candidate.frontend, candidate.window, folder))
+            network = Network(candidate.backbone, candidate.logits or None, candidate.head)
+            report = replace(report, int8=make_int8(network, windows, folder / INT8_FORM, folder / INT8_BACKBONE, say))
         write_text(folder / PARITY, report.to_json())
         manifest = _manifest(out.name, export, contents, candidate, report, folder)
         write_text(folder / MANIFEST, manifest.to_json())
@@ -170,7 +178,7 @@ def _manifest(
         ),
         score=contents.score,
         head=contents.head,
-        variants={FP32: BACKBONE} | ({} if report.int8 is None else {INT8: INT8_BACKBONE}),
+        variants={FP32: BACKBONE} | ({INT8: INT8_BACKBONE} if (folder / INT8_BACKBONE).exists() else {}),
         files={file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST},
         placing=contents.placing,
         post=contents.post,

@@ -76,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         default="fp32",
         metavar="LIST",
-        help="fp32, or fp32,int8 for a faster, less exact second backbone",
+        help="fp32, or fp32,int8 for faster, less exact forms beside it",
     )
-    add("--calibrate", nargs="+", default=(), type=Path, metavar="PATH", help="recordings to measure int8 on")
+    add("--calibrate", nargs="+", default=(), type=Path, metavar="PATH", help="recordings like those to be run: int8 is made on some of them and judged on the others")
     add(
         "--any-backbone",
         action="store_true",
@@ -186,8 +186,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 _PERCH_ONLY = (
-    *("perch_labels", "head", "blocks", "outputs", "preparation", "check_against", "precision", "calibrate"),
-    "any_backbone",
+    *("perch_labels", "head", "blocks", "outputs", "preparation", "check_against", "any_backbone"),
 )
 """Options that are about Perch."""
 _BIRDNET_ONLY = ("birdnet_labels", "range_model")
@@ -216,6 +215,8 @@ def _export_birdnet(args: argparse.Namespace) -> None:
         priors=args.priors,
         post=args.post,
         check_audio=tuple(args.check_audio),
+        precisions=tuple(args.precision.split(",")),
+        calibrate=tuple(args.calibrate),
         force=args.force,
     )
     export_birdnet(options, lambda line: print(printable(line), flush=True))

@@ -13,6 +13,7 @@ from bce.engine.taxonomy import Taxonomy
 from bce.export.birdnet.classes import SOURCE_CLASS, SOURCE_WHY
 from bce.export.birdnet.published import published_name as birdnet
 from bce.export.perch.download import published_name as perch
+from bce.export.proof.comparison import INT8_FORMS
 
 _REDISTRIBUTION = {
     True: "the bundle may be passed on",
@@ -117,12 +118,47 @@ def _described_parity(parity: Any) -> Iterator[str]:
     yield f"  parity       {parity['status']}, {len(parity['comparisons'])} comparisons"
     yield from _parity_table(parity["comparisons"])
     if (int8 := parity.get("int8")) is not None:
-        ranks = int8["rank_correlation"]
-        yield f"    int8 against fp32 on {int8['windows']} windows, from block {int8['first_block']} on:" + (
-            "" if ranks is None else f" rank correlation {ranks:.4f}"
-        )
-        for output, value in int8["relative_l2"].items():
-            yield f"    {'int8':<12} {output:<12} {value:>9.1e}"
+        yield from _described_int8(int8)
+
+
+def _described_int8(int8: Any) -> Iterator[str]:
+    """Both forms: what they change, and which products are what and why."""
+    yield (
+        f"  int8         made on {int8['calibrated_on']} windows of {int8['recordings']} recordings, judged on "
+        f"{int8['windows']} others"
+    )
+    for note in int8["notes"]:
+        yield f"               {note}"
+    for form in INT8_FORMS:
+        if (made := int8[form]) is None:
+            yield f"    {form}: none that keeps the limits"
+            continue
+        quality = made["quality"]
+        yield f"    {form}, {made['judged_by']}: worst window {quality['worst']:.3f}" + _scores(quality["scores"])
+        for output, distance in quality["outputs"].items():
+            yield f"      {output:<12} relative L2 {distance['typical']:.3f}, all windows {distance['pooled']:.3f}"
+        for element, names in _by_element(made["products"]).items():
+            yield f"      {element:<5} {', '.join(names)}"
+
+
+def _scores(scores: Any) -> str:
+    if scores is None:
+        return ""
+    loud = "" if scores["top1_loud"] is None else f", best class of {scores['loud']} loud {scores['top1_loud']:.1%}"
+    return (
+        f", rank correlation {scores['rank_correlation']:.4f}{loud}, probabilities within "
+        f"{scores['largest_change']:.3f}"
+    )
+
+
+def _by_element(products: Sequence[Any]) -> dict[str, list[str]]:
+    """Names of products by what they are; of those that are not int8 with their relative L2 if they were."""
+    found: dict[str, list[str]] = {}
+    for product in products:
+        alone = product["relative_l2"].get("i8")
+        why = f" ({alone:.3f})" if product["element"] != "i8" and alone is not None else ""
+        found.setdefault(product["element"], []).append(product["name"] + why)
+    return found
 
 
 def _parity_table(comparisons: Sequence[dict[str, object]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,6 +18,21 @@ PERCH_HEAD = "perch"
 OUTPUTS = (BLOCKS, EMBEDDING, LABEL)
 FP32, INT8 = "fp32", "int8"
 PRECISIONS = (FP32, INT8)
+
+
+def check_precisions(precisions: Sequence[str], calibrate: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse precisions that there are not, and those without what they need.
+
+    Raises:
+        OptionsError: naming what is wrong.
+    """
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise OptionsError(f"precision '{precision}' is unknown: give fp32, or fp32,int8")
+    if FP32 not in precisions:
+        raise OptionsError("precision: fp32 is always part of a bundle, int8 is measured against it: give fp32,int8")
+    if (INT8 in precisions) != bool(calibrate):
+        raise OptionsError("--precision fp32,int8 and --calibrate FOLDER_OF_RECORDINGS go together")
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class ExportOptions:
         check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
         check_against: another published form of the same model whose numbers are the proof; None for the source's own.
         precisions: "fp32", and "int8" beside it where wanted.
-        calibrate: recordings and folders on which int8 is compared with fp32; needed for it.
+        calibrate: recordings and folders on which int8 is made and judged; needed for it.
         any_backbone: export a trained head onto another network than its own as well.
         force: replace a bundle that is there.
     """
@@ -77,15 +93,7 @@ class ExportOptions:
             raise OptionsError(
                 f"preparation '{self.preparation}' is unknown: choose {', '.join(get_args(Preparation))}"
             )
-        for precision in self.precisions:
-            if precision not in PRECISIONS:
-                raise OptionsError(f"precision '{precision}' is unknown: give fp32, or fp32,int8")
-        if FP32 not in self.precisions:
-            raise OptionsError(
-                "precision: fp32 is always part of a bundle, int8 is measured against it: give fp32,int8"
-            )
-        if (INT8 in self.precisions) != bool(self.calibrate):
-            raise OptionsError("--precision fp32,int8 and --calibrate FOLDER_OF_RECORDINGS go together")
+        check_precisions(self.precisions, self.calibrate)
         if PERCH_HEAD in self.head and len(self.head) > 1:
             raise OptionsError("head: give either 'perch' or checkpoints, not both")
         if self.any_backbone and not self.trained:
@@ -131,6 +139,7 @@ class BirdnetOptions:
         priors: a table of site and hour to go into the bundle.
         post: values of post-processing to go into the bundle, as JSON: its manifest's field ``post``.
         check_audio: recordings and folders to prove the bundle on; none for synthetic audio.
+        precisions, calibrate: as in :class:`ExportOptions`.
         force: replace a bundle that is there.
     """
 
@@ -142,12 +151,17 @@ class BirdnetOptions:
     priors: str | os.PathLike[str] | None = None
     post: str | os.PathLike[str] | None = None
     check_audio: tuple[str | os.PathLike[str], ...] = ()
+    precisions: tuple[str, ...] = (FP32,)
+    calibrate: tuple[str | os.PathLike[str], ...] = ()
     force: bool = False
+
+    def __post_init__(self) -> None:
+        check_precisions(self.precisions, self.calibrate)
 
     @property
     def recordings(self) -> tuple[str | os.PathLike[str], ...]:
         """Recordings and folders of them that are read."""
-        return self.check_audio
+        return (*self.check_audio, *self.calibrate)
 
     @property
     def inputs(self) -> tuple[str | os.PathLike[str], ...]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from bce.engine.errors import ExportError
 from bce.engine.files import sha256
@@ -15,18 +14,17 @@ from bce.engine.frontends.base import make_frontend
 from bce.engine.network.bundle import HEAD, Bundle
 from bce.engine.network.manifest import Head, HeadKind, Input, OutputKind, Score, identity_of
 from bce.export.commands.bundling import BACKBONE, Contents, Proof, Say, make_bundle, size_of
-from bce.export.commands.options import INT8, OUTPUTS, ExportOptions
+from bce.export.commands.options import OUTPUTS, ExportOptions
 from bce.export.commands.places import check_place
 from bce.export.commands.planning import Given, Plan, gather, plan
 from bce.export.heads.graph import export_head
 from bce.export.heads.trained_on import Network, compare_networks, sample_features
-from bce.export.perch.architecture import BLOCKS, EMBEDDING, INT8_FIRST_BLOCKS, LABEL
+from bce.export.perch.architecture import BLOCKS, EMBEDDING, LABEL
 from bce.export.perch.download import resolve
 from bce.export.perch.exact import Exact, exact_log_mel, prepared
-from bce.export.perch.graph import export_backbone, output_widths, pointwise_block
+from bce.export.perch.graph import export_backbone, output_widths
 from bce.export.perch.sources import PerchSource, read_source
 from bce.export.perch.weights import MOST_ZEROS, zeroed_arrays
-from bce.export.proof.calibration import Int8, calibration_inputs, quantize_within_limits
 from bce.export.proof.check_audio import CheckInput
 from bce.export.proof.gates import Limits
 from bce.export.proof.parity import Candidate, Definition
@@ -72,6 +70,7 @@ class PerchExport:
     options: ExportOptions
     given: Given
     family = FAMILY
+    window = perch.WINDOW
 
     @property
     def described(self) -> str:
@@ -176,19 +175,6 @@ class PerchExport:
         if found != expected:
             raise ExportError(f"is another network than {source.path.name}: it cannot prove it", against.path)
         return against, against.reference(blocks, outputs)
-
-    def int8(self, candidate: Candidate, out: Path, say: Say) -> dict[str, Any] | None:
-        """The int8 backbone, where one is wanted, and what is to be said of it."""
-        if INT8 not in self.options.precisions:
-            return None
-        frontend = make_frontend(candidate.frontend, candidate.window)
-        inputs = calibration_inputs(self.options.calibrate, candidate.window, frontend)
-        kinds = Int8(INT8_FIRST_BLOCKS, pointwise_block)
-        quality = quantize_within_limits(
-            candidate.backbone, out, inputs, kinds, candidate.logits or None, candidate.head, say
-        )
-        say(f"wrote {out.name}: {size_of(out)}")
-        return quality.to_dict()
 
 
 def zero_lines(source: PerchSource) -> Iterator[str]:

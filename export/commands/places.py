@@ -33,6 +33,14 @@ class BundleOptions(Protocol):
         """Recordings and folders of them that are read."""
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """Of the backbone: "fp32", and "int8" beside it where wanted."""
+
+    @property
+    def calibrate(self) -> tuple[Given, ...]:
+        """Recordings and folders on which int8 is made and judged."""
+
+    @property
     def priors(self) -> Given | None:
         """A table of site and hour to go into the bundle."""
 

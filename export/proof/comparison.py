@@ -12,6 +12,8 @@ from bce.export.proof.check_audio import CheckInput
 from bce.export.proof.gates import CONSTANT_SHARE, SPECTROGRAM, Limits, Verdict
 
 DEFAULT_LIMITS = Limits()
+INT8_FORMS = ("kernels", "onnxruntime")
+"""What an int8 form may be made for."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class ParityReport:
         structure: what was checked without numbers, a line each.
         comparisons: all of them.
         limits: what was allowed.
-        int8: what :meth:`bce.export.proof.calibration.Quality.to_dict` says; None without an int8 backbone.
+        int8: what :func:`bce.export.int8.making.make_int8` says; None without an int8 form.
         constant: the share of each output's numbers, and of a trained head's logits, that are the same on all windows.
         heads: the files of the trained head's folds.
     """
@@ -104,9 +106,11 @@ class ParityReport:
             key = f"{comparison.measure}_{unit}" + ("" if comparison.natural else "_extremes")
             worst[key] = max(worst.get(key, 0.0), comparison.gated_value)
         if self.int8 is not None:
-            worst["int8_relative_l2"] = max(self.int8["relative_l2"].values())
-            if self.int8["rank_correlation"] is not None:
-                worst["int8_rank_correlation"] = self.int8["rank_correlation"]
+            qualities = [made["quality"] for made in map(self.int8.get, INT8_FORMS) if made is not None]
+            worst["int8_relative_l2"] = max(d["typical"] for quality in qualities for d in quality["outputs"].values())
+            worst["int8_worst_window"] = max(quality["worst"] for quality in qualities)
+            if ranks := [q["scores"]["rank_correlation"] for q in qualities if q["scores"] is not None]:
+                worst["int8_rank_correlation"] = min(ranks)
         return worst
 
     def require(self) -> None:
