@@ -19,7 +19,7 @@ FLOORS = ("engine", "export", "tools", "bench")
 """From the ground up: a floor imports from itself and from those below it."""
 WINGS = {
     "engine": ("audio", "frontends", "compiled", "network", "post", "tables", "run", "commands"),
-    "export": ("readers", "perch", "birdnet", "heads", "proof", "commands"),
+    "export": ("readers", "perch", "birdnet", "heads", "proof", "int8", "commands"),
     "tools": ("data", "learn", "judge", "commands"),
     "bench": (),
 }

@@ -109,6 +109,7 @@ class Export(Protocol):
     def check_inputs(self) -> Any:
         """The windows to compare on."""
 
+
 def make_bundle(export: Export, options: BundleOptions, say: Say = lambda line: None) -> Bundle:
     """Write a bundle, prove it against its source, and put it in place.
 

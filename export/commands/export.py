@@ -78,7 +78,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="fp32, or fp32,int8 for faster, less exact forms beside it",
     )
-    add("--calibrate", nargs="+", default=(), type=Path, metavar="PATH", help="recordings like those to be run: int8 is made on some of them and judged on the others")
+    add(
+        "--calibrate",
+        nargs="+",
+        default=(),
+        type=Path,
+        metavar="PATH",
+        help="recordings like those to be run: int8 is made on some of them and judged on the others",
+    )
     add(
         "--any-backbone",
         action="store_true",
@@ -185,9 +192,7 @@ def _export(args: argparse.Namespace) -> None:
     export_bundle(options, lambda line: print(printable(line), flush=True))
 
 
-_PERCH_ONLY = (
-    *("perch_labels", "head", "blocks", "outputs", "preparation", "check_against", "any_backbone"),
-)
+_PERCH_ONLY = (*("perch_labels", "head", "blocks", "outputs", "preparation", "check_against", "any_backbone"),)
 """Options that are about Perch."""
 _BIRDNET_ONLY = ("birdnet_labels", "range_model")
 """Options that are about BirdNET."""

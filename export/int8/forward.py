@@ -83,7 +83,11 @@ class Forward:
         """The input of the first block, for inputs float32 [n, *input_shape]."""
         stem, x = self._network.stem, torch.from_numpy(np.ascontiguousarray(inputs, np.float32))
         with torch.inference_mode():
-            y = _pooled_stem(stem, x) if isinstance(stem, PooledStem) else functional.silu(_Depthwise(stem, 1)(x[:, None]))
+            y = (
+                _pooled_stem(stem, x)
+                if isinstance(stem, PooledStem)
+                else functional.silu(_Depthwise(stem, 1)(x[:, None]))
+            )
             return y.contiguous(memory_format=torch.channels_last)
 
     def states(self, inputs: Array) -> list[Tensor]:
@@ -127,9 +131,7 @@ class Forward:
         """A product as it is: float32."""
         return self._exact[name]
 
-    def _product(
-        self, name: str, x: Tensor, bound: Tensor | None = None, *, replaced: Mapping[str, Product]
-    ) -> Tensor:
+    def _product(self, name: str, x: Tensor, bound: Tensor | None = None, *, replaced: Mapping[str, Product]) -> Tensor:
         return replaced.get(name, self._exact[name])(x, self.layers[name], bound)
 
     def _block(self, index: int, x: Tensor, replaced: Mapping[str, Product]) -> Tensor:

@@ -64,7 +64,7 @@ def _inverse_factor(hessian: Matrix, damp: float) -> Matrix:
         damped = hessian.copy()
         damped[np.diag_indices(len(damped))] += damp * level
         try:
-            # of the matrix with rows and columns reversed, H = L L^T gives the inverse's factor by one triangular inverse
+            # with rows and columns reversed H = L L^T, and the inverse of L is what is wanted, reversed
             lower = linalg.cholesky(damped[::-1, ::-1], lower=True, check_finite=False)
             inverse = linalg.solve_triangular(lower, np.eye(len(lower)), lower=True, check_finite=False)
         except linalg.LinAlgError:
@@ -90,9 +90,7 @@ def _compensated(weight: Matrix, factor: Matrix, scale: Matrix, largest: int) ->
     return whole.T
 
 
-def rounded(
-    forward: Forward, moments: Mapping[str, Moments], largest: int
-) -> dict[str, tuple[Rounded, Array]]:
+def rounded(forward: Forward, moments: Mapping[str, Moments], largest: int) -> dict[str, tuple[Rounded, Array]]:
     """Every product's weights as integers, and a bias with which its mean output on calibration windows is kept.
 
     Args:
