@@ -41,12 +41,12 @@ Weights = Mapping[str, tuple[Rounded, NDArray[np.float32]]]
 Say = Callable[[str], None]
 
 LARGEST, LARGEST_ONNX = 127, 64
-"""Weights in the kernels, and in ONNX Runtime: CPUs without VNNI add two products of 8 bits in 16 there, 255 x 64 x 2 is
-the most that fits, and with larger weights they would give other numbers than the machine that judged them."""
+"""Weights in the kernels, and in ONNX Runtime: there CPUs without VNNI add two products of 8 bits in 16. 255 x 64 x 2 is
+the most that fits; with larger weights they would give other numbers than the machine that judged them."""
 SENSITIVE_WINDOWS = 24
 """On which each product is tried alone."""
 SHARES = (0.9, 0.7, 0.5, 0.35, 0.25, 0.15)
-"""Of the limits that the choice aims at, one after the other, until the whole form keeps them on calibration windows."""
+"""Of the limits that the choice aims at, in turn, until the whole form keeps them on calibration windows."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,8 @@ def _session_run(graph: Path, head: Path | None) -> Run:
         names = [output.name for output in session.get_outputs()]
         (entry,) = (node.name for node in session.get_inputs())
         rows = run_each(lambda one: session.run(names, {entry: one[None]}), inputs)
-        return _with_logits({name: np.concatenate(found) for name, found in zip(names, zip(*rows))}, head)
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        return _with_logits({name: np.concatenate(found) for name, found in columns}, head)
 
     return run
 
@@ -281,9 +282,8 @@ def _compiled_run(layers: Layers, elements: Mapping[str, Element], head: Path | 
 
     def run(inputs: Inputs) -> Arrays:
         rows = run_each(network.run, inputs)
-        return _with_logits(
-            {name: np.stack(found).reshape(len(inputs), -1) for name, found in zip(network.widths, zip(*rows))}, head
-        )
+        columns = zip(network.widths, zip(*rows, strict=True), strict=True)
+        return _with_logits({name: np.stack(found).reshape(len(inputs), -1) for name, found in columns}, head)
 
     return run
 

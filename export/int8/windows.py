@@ -93,10 +93,9 @@ class Cuts:
 
     def windows(self, frontend: Frontend) -> Windows:
         """The network's inputs, prepared as the engine does it."""
-        groups = (
-            _prepared(cuts, frontend, self.window, seed) for seed, cuts in enumerate((self.calibrate, self.judge))
-        )
-        return Windows(*groups, self.recordings, self.independent, self.notes)
+        groups = enumerate((self.calibrate, self.judge))
+        calibrate, judge = (_prepared(cuts, frontend, self.window, seed) for seed, cuts in groups)
+        return Windows(calibrate, judge, self.recordings, self.independent, self.notes)
 
 
 def calibration_cuts(paths: Sequence[str | os.PathLike[str]], window: WindowSpec, say: Say = lambda line: None) -> Cuts:

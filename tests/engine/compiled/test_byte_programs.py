@@ -22,8 +22,8 @@ from bce.engine.compiled.products import products, with_rounded
 from bce.engine.compiled.targets import Target
 
 SAME = 1e-3
-"""Relative L2 of an output against the definition. What was seen is 1e-6; a number on the border of two bytes may become
-either."""
+"""Relative L2 of an output against the definition. What was seen is 1e-6; a number on the border of two bytes may
+become either."""
 
 
 @pytest.fixture
