@@ -22,7 +22,8 @@ class Limits:
         typical: relative L2 of an output, the median over recorded windows.
         worst: of a single window, quiet ones among them.
         rank_correlation: Spearman's of a class' scores over recorded windows, averaged over the classes.
-        top1_loud: share of the windows with a probability of 0.25 or more whose best class is kept.
+        top1_loud: share of the windows with a probability of 0.25 or more whose best class is kept,
+        regret: unless the class that takes its place was as likely, to so much.
         largest_change: of a probability.
     """
 
@@ -30,6 +31,7 @@ class Limits:
     worst: float = 0.2
     rank_correlation: float = 0.995
     top1_loud: float = 0.99
+    regret: float = 0.02
     largest_change: float = 0.1
 
 
@@ -69,8 +71,9 @@ class Quality:
             yield f"relative L2 of the logits {scores.distance.typical:.3f}, allowed {2 * limits.typical:g}"
         if not scores.rank_correlation >= limits.rank_correlation:
             yield f"rank correlation {scores.rank_correlation:.4f}, needed {limits.rank_correlation:g}"
-        if scores.top1_loud is not None and not scores.top1_loud >= limits.top1_loud:
-            yield f"best class kept in {scores.top1_loud:.1%} of loud windows, needed {limits.top1_loud:.0%}"
+        if scores.top1_loud is not None and scores.regret is not None:
+            if not scores.top1_loud >= limits.top1_loud and not scores.regret <= limits.regret:
+                yield f"best class kept in {scores.top1_loud:.1%} of loud windows, needed {limits.top1_loud:.0%}"
         if not scores.largest_change <= limits.largest_change:
             yield f"a probability changes by {scores.largest_change:.2f}, allowed {limits.largest_change:g}"
 

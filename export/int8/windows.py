@@ -21,7 +21,7 @@ from bce.export.int8.listening import SILENT_DB, Cut, Heard, Samples, counted, h
 
 Say = Callable[[str], None]
 
-MOST_RECORDINGS = 48
+MOST_RECORDINGS = 96
 GROUP_WINDOWS = 64
 """Of a group, before some are repeated more quietly."""
 FEWEST_WINDOWS = 16
@@ -101,7 +101,7 @@ class Cuts:
 def calibration_cuts(paths: Sequence[str | os.PathLike[str]], window: WindowSpec, say: Say = lambda line: None) -> Cuts:
     """Windows of recordings, decoded as the engine does it.
 
-    At most 48 recordings, spread evenly over those given, which go to the groups in turn. Of each, windows are spread
+    At most 96 recordings, spread evenly over those given, which go to the groups in turn. Of each, windows are spread
     evenly over its audio, and its quietest; silent ones are passed over. Every fourth is repeated 40 or 60 dB below;
     near-silent noise and digital silence stand at the end.
 

@@ -125,6 +125,8 @@ class Agreement:
         rank_correlation_worst: the 5th percentile over those classes.
         top1: share of windows whose best class is kept, 0..1; of equal ones the first is the best.
         top1_loud: the same of the loud windows; None if there are none.
+        regret: the most, in trusted probability, that the best class of a loud window lacks to the trusted best one,
+            0..1: next to nothing where two classes are as likely. None without loud windows.
         largest_change: of a probability, 0..1.
     """
 
@@ -135,6 +137,7 @@ class Agreement:
     rank_correlation_worst: float
     top1: float
     top1_loud: float | None
+    regret: float | None
     largest_change: float
 
     @classmethod
@@ -161,6 +164,9 @@ class Agreement:
             rank_correlation_worst=float(np.percentile(ranks, LOWEST)) if len(ranks) else math.nan,
             top1=float(kept.mean()),
             top1_loud=float(kept[loud].mean()) if loud.any() else None,
+            regret=float((likely.max(axis=1) - likely[np.arange(len(found)), found.argmax(axis=1)])[loud].max())
+            if loud.any()
+            else None,
             largest_change=float(np.abs(expit(found) - likely).max()),
         )
 

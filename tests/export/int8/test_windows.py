@@ -101,11 +101,11 @@ def test_short_recordings_leave_room_for_more_of_long_ones(tmp_path: Path) -> No
         assert 13 + 4 * 2 < len(natural(group)) <= 30 + 4 * 2
 
 
-def test_at_most_48_recordings_are_read(tmp_path: Path) -> None:
-    for number in range(60):
+def test_at_most_96_recordings_are_read(tmp_path: Path) -> None:
+    for number in range(110):
         write(tmp_path / f"{number}.wav", 3, seed=number)
     windows = cut(tmp_path)
-    assert windows.recordings == 48
+    assert windows.recordings == 96
     assert len(windows.calibrate.inputs) <= 96
 
 
