@@ -100,7 +100,7 @@ class _Problem:
         return choice
 
     def relaxed(self, choice: Places) -> Places:
-        """Moved to cheaper elements while quality allows it, each time where most time is saved for the error it makes."""
+        """Moved to cheaper elements while quality allows it, each time where most time is saved for the error."""
         choice = choice.copy()
         while True:
             products, elements, sums, dearer = self._moves(choice)
