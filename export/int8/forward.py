@@ -68,6 +68,11 @@ class Forward:
         """How many there are; the number under which the head is known."""
         return len(self._network.blocks)
 
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The outputs in order."""
+        return self._network.taps
+
     def block_of(self, name: str) -> int:
         """The block that a product belongs to; :attr:`blocks` for those behind them.
 

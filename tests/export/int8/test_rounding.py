@@ -107,15 +107,18 @@ def test_it_is_the_same_every_time() -> None:
 @pytest.mark.parametrize("kind", ["classes with members", "patches"])
 def test_moments_are_those_of_what_products_are_fed(kind: str) -> None:
     layers = network(kind)
-    forward, x = Forward(layers), np.stack([an_input(layers, seed) for seed in range(5)])
+    forward, x = Forward(layers), np.stack([an_input(layers, seed) * 3**seed for seed in range(5)])
     seen: dict[str, list[np.ndarray]] = {name: [] for name in forward.names}
-    captured(forward, x, lambda name, given: seen[name].append(given.numpy().reshape(-1, given.shape[2])))
+    captured(forward, x, lambda name, given: seen[name].extend(given.numpy().astype(np.float64)))
     found = hessians(forward, x)
     assert list(found) == list(forward.names)
-    for name, parts in seen.items():
-        rows = np.concatenate(parts).astype(np.float64)
-        assert np.allclose(found[name].hessian, rows.T @ rows / len(rows), atol=1e-5 * np.abs(rows).max() ** 2)
-        assert np.allclose(found[name].mean, rows.mean(axis=0), atol=1e-5 * np.abs(rows).max())
+    for name, windows in seen.items():
+        assert len(windows) == len(x)
+        weights = [1 / (window**2).mean() for window in windows]
+        each = [weight * window.T @ window / len(window) for weight, window in zip(weights, windows, strict=True)]
+        assert np.allclose(found[name].hessian, np.mean(each, axis=0), rtol=1e-4, atol=1e-5)
+        mean = np.average([window.mean(axis=0) for window in windows], axis=0, weights=weights)
+        assert np.allclose(found[name].mean, mean, atol=1e-5 * np.abs(mean).max())
     several = hessians(forward, [x[:2], x[2:]])
     assert all(np.allclose(several[name].hessian, found[name].hessian, rtol=1e-4, atol=1e-6) for name in found)
     few, again = (hessians(forward, x, most_pixels=2) for _ in range(2))
