@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,14 +106,17 @@ def _multiplications(layers: Layers) -> Floats:
 
 
 def onnx_costs(
-    exact: Path, whole: Path, nodes: Mapping[str, tuple[str, str]], inputs: NDArray[np.float32]
+    exact: Path,
+    whole: Path,
+    nodes: Mapping[str, tuple[Collection[str], Collection[str]]],
+    inputs: NDArray[np.float32],
 ) -> dict[Element, Floats]:
     """Of each product's node in ONNX Runtime, by its own profile.
 
     Args:
         exact: the float32 graph.
         whole: the same with every product of bytes.
-        nodes: of each product, the name of its node in either graph.
+        nodes: of each product, the names that its node may have in either graph.
         inputs: float32 [windows, *shape of one].
     """
     found: dict[Element, Floats] = {}
@@ -121,10 +124,7 @@ def onnx_costs(
     for place, (element, graph) in enumerate(zip(elements, (exact, whole), strict=True)):
         with tempfile.TemporaryDirectory() as folder:
             took = profiled_nodes(graph, inputs[:WINDOWS], ROUNDS, Path(folder))
-        found[element] = np.array([_node_ms(took, names[place]) for names in nodes.values()])
+        each = [[took[name] for name in names[place] if name in took] for names in nodes.values()]
+        # a node that is not found has become another: it stays what it is
+        found[element] = np.array([sum(ms) if ms else (np.inf if element == "i8" else 0.0) for ms in each])
     return found
-
-
-def _node_ms(took: Mapping[str, float], name: str) -> float:
-    """Of a node, which ONNX Runtime may have given an ending."""
-    return sum(ms for found, ms in took.items() if found == name or found.startswith(f"{name}_nchwc"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +28,11 @@ from bce.engine.compiled.layers import (
     Tap,
 )
 from bce.engine.compiled.products import products
+from bce.export.proof.running import run_each
 
 Array = NDArray[np.float32]
+A = TypeVar("A")
+B = TypeVar("B")
 Product = Callable[[Tensor, Pointwise, Tensor | None], Tensor]
 """From x [n, pixels, in], the layer, and the lowest value that the kernels assume of each window's x, [n] or None where
 they look for it, to [n, pixels, out]."""
@@ -38,7 +42,7 @@ LABEL = "label"
 """The name of the prototypes' product, which stands behind those of :func:`bce.engine.compiled.products.products`."""
 SWISH_MINIMUM = -0.27846455
 """Of x / (1 + exp(-x)), at x = -1.2784645."""
-BATCH = 8
+BATCH = 4
 """Windows run together: more do not run faster each, and want more memory."""
 
 
@@ -193,6 +197,20 @@ def batches(inputs: Array, size: int = BATCH) -> Iterator[Array]:
     """Inputs in parts of at most so many windows."""
     for first in range(0, len(inputs), size):
         yield inputs[first : first + size]
+
+
+def side_by_side(call: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """The results of a call for each item, in their order: on as many threads as there are CPUs, each with one inside.
+
+    Threads inside of torch's operators wait for each other at every one of them, which takes as long as the operators
+    do where another process is busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_each(call, items)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def joined(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

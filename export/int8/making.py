@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bce.engine.compiled.layers import Layers, Rounded
 from bce.engine.compiled.maps import Element
 from bce.engine.compiled.network import CompiledNetwork
+from bce.engine.compiled.packing import LARGEST
 from bce.engine.compiled.products import products
 from bce.engine.compiled.targets import host_target
 from bce.engine.errors import ParityError
@@ -24,13 +25,13 @@ from bce.engine.network.sessions import open_session
 from bce.export.int8.choice import choose
 from bce.export.int8.costs import Costs, compiled_costs, onnx_costs
 from bce.export.int8.forms import bfloat16_product, integer_product
-from bce.export.int8.forward import BATCH, Forward, Product, batches, joined
-from bce.export.int8.gate import LIMITS, Arrays, Quality, judge
+from bce.export.int8.forward import Forward, Product, batches, joined, side_by_side
+from bce.export.int8.gate import AIM, LIMITS, Arrays, Quality, judge
 from bce.export.int8.moments import hessians
-from bce.export.int8.onnx_form import nodes_of, quantize_backbone
+from bce.export.int8.onnx_form import LARGEST_WEIGHT, nodes_of, quantize_backbone
 from bce.export.int8.rounding import rounded
-from bce.export.int8.sensitivity import sensitivities
-from bce.export.int8.windows import Group, Windows
+from bce.export.int8.sensitivity import actual, sensitivities
+from bce.export.int8.windows import Windows
 from bce.export.proof.running import run_each
 
 Floats = NDArray[np.float64]
@@ -40,13 +41,10 @@ Run = Callable[[Inputs], Arrays]
 Weights = Mapping[str, tuple[Rounded, NDArray[np.float32]]]
 Say = Callable[[str], None]
 
-LARGEST, LARGEST_ONNX = 127, 64
-"""Weights in the kernels, and in ONNX Runtime: there CPUs without VNNI add two products of 8 bits in 16. 255 x 64 x 2 is
-the most that fits; with larger weights they would give other numbers than the machine that judged them."""
 SENSITIVE_WINDOWS = 24
-"""On which each product is tried alone."""
-SHARES = (0.9, 0.7, 0.5, 0.35, 0.25, 0.15)
-"""Of the limits that the choice aims at, in turn, until the whole form keeps them on calibration windows."""
+"""On which each product is tried alone: half of them those that all products together change most."""
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.15)
+"""Of the aims that the choice is held to, in turn, until the whole form keeps them on calibration windows."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class _Settled:
     Attributes:
         elements: of each product by name.
         run: the form.
-        share: of the limits, that the choice aimed at.
+        share: of the aims, that the choice was held to.
         quality: on windows that calibration never saw.
     """
 
@@ -136,7 +134,7 @@ def make_int8(network: Network, windows: Windows, kernels: Path, graph: Path, sa
         "limits": asdict(LIMITS),
     }
     failed = []
-    makers = {"kernels": (LARGEST, _kernels, kernels), "onnxruntime": (LARGEST_ONNX, _onnx, graph)}
+    makers = {"kernels": (LARGEST, _kernels, kernels), "onnxruntime": (LARGEST_WEIGHT, _onnx, graph)}
     for name, (largest, make, out) in makers.items():
         report[name], misses = make(prepared, rounded(forward, moments, largest), out, say)
         if misses:
@@ -159,7 +157,7 @@ def _kernels(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tupl
     halves = {name: bfloat16_product(forward.layers[name]) for name in names}
     costs = compiled_costs(layers, prepared.windows.calibrate.inputs)
     forms = {"i8": integers} | ({"bf16": halves} if "bf16" in costs.ms else {})
-    errors = sensitivities(forward, _some(prepared.windows.calibrate), forms)
+    errors = sensitivities(forward, _telling(forward, prepared.windows.calibrate.inputs, integers), forms)
     errors = {element: found[: len(names)] for element, found in errors.items()}
     target = host_target()
     runs_here = target is not None and target.vnni
@@ -192,7 +190,7 @@ def _onnx(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tuple[d
         quantize_backbone(backbone, whole, {name: weights[name] for name in names})
         costs = Costs(onnx_costs(backbone, whole, nodes, inputs), measured=True)
     integers = {name: integer_product(*weights[name]) for name in names}
-    errors = sensitivities(prepared.forward, _some(prepared.windows.calibrate), {"i8": integers})
+    errors = sensitivities(prepared.forward, _telling(prepared.forward, inputs, integers), {"i8": integers})
     places = [prepared.forward.names.index(name) for name in names]
     errors = {element: found[places] for element, found in errors.items()}
 
@@ -220,11 +218,11 @@ def _settle(
     """Choose, until the whole keeps the limits on calibration windows; then judge on the others."""
     windows, scores = prepared.windows, prepared.network.judged
     for share in SHARES:
-        chosen = choose(errors, costs, share * LIMITS.typical, share * LIMITS.worst)
-        elements = dict(zip(names, chosen, strict=True))
+        chosen = choose(dict(errors), dict(costs), share * AIM.typical, share * AIM.worst)
+        elements: dict[str, Element] = {name: cast(Element, one) for name, one in zip(names, chosen, strict=True)}
         run = build(elements)
         quality = judge(run(windows.calibrate.inputs), prepared.calibrate, windows.calibrate.quiet, scores)
-        if not list(quality.misses()):
+        if not list(quality.misses(AIM)):
             break
     quality = judge(run(windows.judge.inputs), prepared.judge, windows.judge.quiet, scores)
     counted = ", ".join(f"{chosen.count(element)} {element}" for element in ("i8", "bf16", "f32") if element in chosen)
@@ -254,10 +252,12 @@ def _report(
     }
 
 
-def _some(group: Group) -> Inputs:
-    """Windows on which each product is tried alone: loud and quiet ones, spread evenly."""
-    places = np.unique(np.linspace(0, len(group.inputs) - 1, SENSITIVE_WINDOWS).round().astype(int))
-    return group.inputs[places]
+def _telling(forward: Forward, inputs: Inputs, integers: Mapping[str, Product]) -> Inputs:
+    """Windows on which each product is tried alone: the hardest ones, and others spread evenly."""
+    hardest = np.argsort(-actual(forward, inputs, integers), kind="stable")[: SENSITIVE_WINDOWS // 2]
+    others = np.setdiff1d(np.arange(len(inputs)), hardest)
+    spread = np.linspace(0, len(others) - 1, min(len(others), SENSITIVE_WINDOWS // 2)).round().astype(int)
+    return inputs[np.sort(np.concatenate([hardest, others[np.unique(spread)]]))]
 
 
 # runs -----------------------------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def _compiled_run(layers: Layers, elements: Mapping[str, Element], head: Path | 
 
 def _forward_run(forward: Forward, replaced: Mapping[str, Product], head: Path | None) -> Run:
     def run(inputs: Inputs) -> Arrays:
-        parts = [forward.outputs(forward.stem(batch), 0, replaced) for batch in batches(inputs, BATCH)]
+        parts = side_by_side(lambda batch: forward.outputs(forward.stem(batch), 0, replaced), batches(inputs))
         return _with_logits({name: values.numpy() for name, values in joined(parts).items()}, head)
 
     return run

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from bce.engine.compiled.layers import Rounded
+from bce.engine.compiled.layers import Pointwise, Rounded
 from bce.engine.errors import ExportError
 from bce.engine.files import write_bytes
 from bce.engine.network.mbconv import read_layers
@@ -46,7 +46,7 @@ def quantize_backbone(source: str | os.PathLike[str], out: str | os.PathLike[str
         source: a backbone as :func:`bce.engine.network.mbconv.read_layers` reads it.
         out: where the int8 graph goes.
         rounded: weights of -64..64 and the bias beside them, of the products that become int8, by the names that
-            :class:`bce.export.int8.forward.Forward` gives them.
+            :class:`bce.export.int8.forward.Forward` gives them; none for a copy.
 
     Returns:
         How many products became int8.
@@ -63,18 +63,40 @@ def quantize_backbone(source: str | os.PathLike[str], out: str | os.PathLike[str
         if np.abs(weights.values.astype(np.int16)).max(initial=0) > LARGEST_WEIGHT:
             raise ValueError(f"weights of '{name}' are not within -{LARGEST_WEIGHT}..{LARGEST_WEIGHT}")
     model = onnx.load(os.fspath(source))
+    products = {node.output[0]: name for name, node in _located(model, layers).items() if name in rounded}
+    if rounded and not products:
+        raise ExportError("has no product that was chosen to become int8", source)
+    write_bytes(out, _Rewritten(model, products, rounded).model().SerializeToString())
+    return len(products)
+
+
+def nodes_of(source: str | os.PathLike[str]) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The names of each product's node in a canonical backbone, and in its int8 form: of those that can become int8.
+
+    Both are names that ONNX Runtime may give it: its own, and that of a convolution in another layout.
+
+    Raises:
+        NotMbconv: the source is another network.
+    """
+    located = _located(onnx.load(os.fspath(source)), Forward(read_layers(source)).layers)
+    return {name: ((node.name, f"{node.output[0]}_nchwc"), (_int8_node(name),)) for name, node in located.items()}
+
+
+def _located(model: onnx.ModelProto, layers: Mapping[str, Pointwise]) -> dict[str, NodeProto]:
+    """The node of each product that is one: a head of larger patches is none."""
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     names: dict[bytes | None, list[str]] = defaultdict(list)
     for name, layer in layers.items():
         names[_key(layer.weight, layer.bias)].append(name)
-    products = {}
+    found = {}
     for node in model.graph.node:  # in the order in which they run, as the products are: equal ones are told apart
-        if (alike := names.get(_key_of(node, arrays))) and (name := alike.pop(0)) in rounded:
-            products[node.output[0]] = name
-    if not products:
-        raise ExportError("has no product that was chosen to become int8", source)
-    write_bytes(out, _Rewritten(model, products, rounded).model().SerializeToString())
-    return len(products)
+        if alike := names.get(_key_of(node, arrays)):
+            found[alike.pop(0)] = node
+    return found
+
+
+def _int8_node(name: str) -> str:
+    return f"int8_{name}"
 
 
 def _key(weight: Array, bias: Array) -> bytes:
@@ -200,6 +222,7 @@ class _Rewritten:
             self._arrays[tensor] = numpy_helper.from_array(np.ascontiguousarray(array), tensor)
         first, *rest = [*arrays]
         self._emit("DynamicQuantizeMatMul", [source, first, rest[0], "", *rest[1:]], output, domain=_CONTRIB)
+        self._nodes[-1].name = _int8_node(name)
 
     def _emit(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> None:
         while not inputs[-1]:

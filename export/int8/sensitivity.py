@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bce.export.int8.forward import Array, Forward, Product, batches, joined
+from bce.export.int8.forward import Array, Forward, Product, batches, joined, side_by_side
 
 Errors = NDArray[np.float64]
 
@@ -37,7 +37,9 @@ def sensitivities(forward: Forward, inputs: Array, forms: Mapping[str, Mapping[s
     """
     lengths = _Lengths.of(forward, inputs)
     found = {element: np.full((len(forward.names), len(inputs)), np.inf) for element in forms}
-    for part, batch in _parts(inputs):
+
+    def try_each(given: tuple[slice, Array]) -> None:
+        part, batch = given
         states = forward.states(batch)
         exact = forward.outputs(states[0], 0)
         for place, name in enumerate(forward.names):
@@ -46,6 +48,8 @@ def sensitivities(forward: Forward, inputs: Array, forms: Mapping[str, Mapping[s
                 if name in products:
                     outputs = forward.outputs(states[start], start, {name: products[name]})
                     found[element][place, part] = lengths.errors(outputs, exact, part)
+
+    side_by_side(try_each, _parts(inputs))
     return found
 
 
@@ -58,9 +62,13 @@ def actual(forward: Forward, inputs: Array, replaced: Mapping[str, Product]) -> 
         replaced: the products' forms by name.
     """
     lengths, found = _Lengths.of(forward, inputs), np.zeros(len(inputs))
-    for part, batch in _parts(inputs):
+
+    def compare(given: tuple[slice, Array]) -> None:
+        part, batch = given
         state = forward.stem(batch)
         found[part] = lengths.errors(forward.outputs(state, 0, replaced), forward.outputs(state, 0), part)
+
+    side_by_side(compare, _parts(inputs))
     return found
 
 
@@ -85,8 +93,9 @@ class _Lengths:
 
     @classmethod
     def of(cls, forward: Forward, inputs: Array) -> _Lengths:
+        every = side_by_side(lambda batch: forward.outputs(forward.stem(batch), 0), batches(inputs))
         with torch.inference_mode():
-            return cls(forward, joined(forward.outputs(forward.stem(batch), 0) for batch in batches(inputs)))
+            return cls(forward, joined(every))
 
     def errors(self, found: Mapping[str, Tensor], exact: Mapping[str, Tensor], part: slice) -> Errors:
         """Of the windows of a part, [windows]: the largest over the outputs found."""
