@@ -37,7 +37,7 @@ def test_features_in_the_middle_and_at_worst() -> None:
     one = FEATURES.copy()
     one[22] *= np.float32(1.3)
     (worst,) = spoiled(block_1=one).misses()
-    assert worst == "relative L2 of the worst window 0.300, allowed 0.15"
+    assert worst == "relative L2 of the worst window 0.300, allowed 0.2"
 
 
 def test_logits() -> None:
@@ -45,7 +45,6 @@ def test_logits() -> None:
     shifted = LOGITS.copy()
     shifted[5] += np.float32(8) * (LOGITS[5] < 0)
     misses = list(spoiled(logits=shifted).misses())
-    assert any(miss.startswith("relative L2 of the worst window") for miss in misses)
     assert any(miss.startswith("a probability changes by") for miss in misses)
 
     noisy = LOGITS + (0.9 * RNG.standard_normal(LOGITS.shape)).astype(np.float32)
@@ -68,7 +67,8 @@ def test_what_is_no_number_passes_nothing(name: str) -> None:
     assert len(list(spoiled(**{name: values}).misses())) >= 2
     values = EXACT[name].copy()
     values[23, 2] = np.nan
-    assert any("worst window nan" in miss for miss in spoiled(**{name: values}).misses())
+    if name == "block_1":
+        assert any("worst window nan" in miss for miss in spoiled(**{name: values}).misses())
 
 
 def test_without_scores() -> None:
