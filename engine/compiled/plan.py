@@ -39,12 +39,15 @@ class Elements:
         expand, project: of each block.
         head: of the convolution behind the last block; float32 where there is none.
         dense: of the classifier on its mean; likewise.
+        rough: whether activations are so everywhere, whatever the products: they cost as much in front of few exact
+            ones, and their error is under that of the others.
     """
 
     expand: tuple[Element, ...]
     project: tuple[Element, ...]
     head: Element = "f32"
     dense: Element = "f32"
+    rough: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def elements(
     project = tuple(of(f"{index}.project", index) for index in range(count))
     behind = max(count, EXACT_BLOCKS)  # the head is never among the first blocks
     head, dense = (of(name, behind) if name in known else "f32" for name in ("head", "dense"))
-    return Elements(expand, project, head, dense)
+    return Elements(expand, project, head, dense, rough=precision == "int8")
 
 
 def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, ...]:
@@ -192,7 +195,7 @@ def plan_blocks(layers: Layers, chosen: Elements, isa: Isa) -> tuple[BlockPlan, 
         wanted = (*chosen.expand, _head_input(layers, chosen))[index + 1]  # by what follows
         mine = chosen.expand[index], chosen.project[index]
         filled = index == 0 and isinstance(layers.stem, Spatial)
-        plan = _plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa)
+        plan = _plan_block(block, index == 0, filled, mine, wanted, after, size_in, size_out, isa, chosen.rough)
         plans.append(plan)
     return tuple(plans)
 
@@ -212,6 +215,7 @@ def _plan_block(
     size_in: tuple[int, int],
     size_out: tuple[int, int],
     isa: Isa,
+    rough: bool,
 ) -> BlockPlan:
     channels = len(block.depthwise.bias)
     out_channels = len(block.project.bias)
@@ -238,7 +242,7 @@ def _plan_block(
         in_weights=block.gate is not None and mine[1] != "i8" and out_channels < size_out[0] * size_out[1],
         padding=after.depthwise.padding if after is not None and feeds_depthwise else (0, 0, 0, 0),
         copy=feeds_product and wanted == "bf16",
-        swish=swish_for(mine[1], isa),
+        swish=swish_for("i8" if rough else mine[1], isa),
     )
 
 
