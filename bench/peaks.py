@@ -10,7 +10,7 @@ import numpy as np
 from bce.engine.compiled.compilation import Code, compile_object
 from bce.engine.compiled.emitter import INT, Function, Module, Value, ir_for
 from bce.engine.compiled.lanes import AVX512, ISAS, Isa, Lanes
-from bce.engine.compiled.maps import DEPTHS, Element
+from bce.engine.compiled.maps import DEPTHS, WHOLE, Element
 from bce.engine.compiled.packing import aligned
 from bce.engine.compiled.swish import Swish, swish_of
 from bce.engine.compiled.targets import Target
@@ -39,7 +39,7 @@ class Peaks:
         if target.bf16:
             self._counts["bf16"] = _multiplications(module, self._isa, "bf16")
         if target.vnni:
-            self._counts["i8"] = _multiplications(module, self._isa, "i8")
+            self._counts |= {element: _multiplications(module, self._isa, element) for element in WHOLE}
         kinds: tuple[Swish, ...] = ("exact", "rough") if self._isa is AVX512 else ("exact",)
         for kind in kinds:
             self._counts[kind] = _swish(module, self._isa, kind)
@@ -51,7 +51,7 @@ class Peaks:
     def measure(self) -> dict[str, float]:
         """Rates of one core now, the best of a few: by name, in so many a second.
 
-        "cycles"; "f32", "bf16" and "i8" multiply-adds; "exact" and "rough" activations.
+        "cycles"; "f32", "bf16", "i16" and "i8" multiply-adds; "exact" and "rough" activations.
         """
         found = {}
         for name, count in self._counts.items():
@@ -88,7 +88,7 @@ def _multiplications(module: Module, isa: Isa, element: Element) -> int:
     f = Function(module, _function(element), ["p"], exported=True)
     lanes, place = Lanes(f, isa), f.arguments[0]
     a, b = (lanes.load(place.at(n * isa.bytes)) for n in range(2))
-    kind = isa.ints if element == "i8" else isa.floats
+    kind = isa.ints if element in WHOLE else isa.floats
     sums = [lanes.load(place.at(n * isa.bytes)).bitcast(kind) for n in range(isa.registers * 3 // 4)]
 
     def multiplied(total: Value) -> Value:

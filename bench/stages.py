@@ -25,12 +25,13 @@ class Arithmetic:
     """What has to be computed, whoever does it.
 
     Attributes:
-        f32, bf16, i8: multiply-adds, by what is multiplied.
+        f32, bf16, i16, i8: multiply-adds, by what is multiplied.
         exact, rough: activations, by how near they are.
     """
 
     f32: int = 0
     bf16: int = 0
+    i16: int = 0
     i8: int = 0
     exact: int = 0
     rough: int = 0
@@ -41,7 +42,7 @@ class Arithmetic:
     @property
     def multiplications(self) -> int:
         """Multiply-adds of all kinds."""
-        return self.f32 + self.bf16 + self.i8
+        return self.f32 + self.bf16 + self.i16 + self.i8
 
     def floor_s(self, peaks: Mapping[str, float]) -> float:
         """Seconds at the machine's peaks, in which nothing is loaded, stored or waited for.
@@ -53,7 +54,7 @@ class Arithmetic:
 
 
 def arithmetic(
-    layers: Layers, precision: Precision, isa: Isa, chosen: Mapping[str, Element] | None = None, bf16: bool = True
+    layers: Layers, precision: Precision, isa: Isa, chosen: Mapping[str, Element] | None = None
 ) -> dict[str, Arithmetic]:
     """The arithmetic of each stage of a generated program, by the stage's name, such as "3 expand" or "head".
 
@@ -62,11 +63,11 @@ def arithmetic(
 
     Args:
         layers: the network.
-        precision, chosen, bf16: see :func:`bce.engine.compiled.plan.elements`.
+        precision, chosen: see :func:`bce.engine.compiled.plan.elements`.
         isa: the vector form.
     """
     found: dict[str, Arithmetic] = {}
-    operands = elements(layers, precision, chosen, bf16)
+    operands = elements(layers, precision, chosen)
     sizes = list(layers.sizes())
     pixels = prod(sizes[0][0])
     if isinstance(layers.stem, PooledStem):

@@ -48,11 +48,10 @@ def compile_ahead(
     """
     precisions: tuple[Precision, ...] = ("fp32", "bf16", *(() if chosen is None else ("int8",)))
     for precision in precisions:
-        texts: dict[tuple[str, bool], str] = {}
+        texts: dict[str, str] = {}
         for target in targets:
             if lacks(target, precision) is not None:
                 continue
-            form = target.isa, target.bf16
-            if form not in texts:
-                texts[form] = generate(layers, precision, ISAS[target.isa], chosen=chosen, bf16=target.bf16).text
-            yield write_object(ir_for(texts[form], target.attributes), target, precision, folder)
+            if target.isa not in texts:
+                texts[target.isa] = generate(layers, precision, ISAS[target.isa], chosen=chosen).text
+            yield write_object(ir_for(texts[target.isa], target.attributes), target, precision, folder)

@@ -1,7 +1,7 @@
 """An MBConv block as calls of kernels.
 
     for panel: for strip: expand to the buffer; depthwise from the buffer, with its sums
-    gate from the sums; gate into the projection's weights, or into the map, which may become bytes; project
+    gate from the sums; gate into the projection's weights, or into the map, which may become whole numbers; project
 
 The expanded map never exists: a panel of it goes through a buffer that the second cache holds. The depthwise output
 does, because the gate needs its mean before the projection may begin.
@@ -24,7 +24,7 @@ from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.kernels.scale import ScaleMap, ScaleWeights, scale_map, scale_weights
 from bce.engine.compiled.layers import Array, Block, Gate, Layers, PooledStem
-from bce.engine.compiled.maps import Element, Map, vectors_of
+from bce.engine.compiled.maps import SIZES, WHOLE, Element, Map, vectors_of
 from bce.engine.compiled.packing import packed, packed_apart, packed_depthwise, padded
 from bce.engine.compiled.plan import BlockPlan, Run, panels_of
 from bce.engine.compiled.swish import scaled
@@ -54,7 +54,7 @@ class BlockWriter:
         buffers = [self._buffer(index) for index, plan in enumerate(plans) if plan.rows]
         self._buffer_place = arena.take(max((buffer.bytes for buffer in buffers), default=0))
         self._totals = arena.take(vectors * isa.bytes)
-        self._maxima = arena.take(vectors * isa.bytes if any(plan.project == "i8" for plan in plans) else 0)
+        self._maxima = arena.take(vectors * isa.bytes if any(plan.project in WHOLE for plan in plans) else 0)
         self._factors = arena.take(vectors * isa.bytes)
         self._hidden = arena.take(max(self._squeezed(index) for index in range(len(plans))) * isa.bytes)
         self._kept_place = arena.take(max(self._kept(index).bytes for index in range(len(plans))))
@@ -63,9 +63,11 @@ class BlockWriter:
         self._maps = [arena.take(max(found.bytes for found in maps)) for _ in range(2)]
         halves = [self._half(found).bytes for plan, found in zip(plans, maps, strict=True) if plan.copy]
         self._copies = arena.take(max(halves, default=0))
-        inputs = [self._input_bytes(index) for index in range(len(plans)) if plans[index].expand == "i8"]
+        inputs = [self._input_bytes(index) for index in range(len(plans)) if plans[index].expand in WHOLE]
         inputs += [
-            replace(self._kept(index), element="i8").bytes for index, plan in enumerate(plans) if plan.project == "i8"
+            replace(self._kept(index), element=plan.project).bytes
+            for index, plan in enumerate(plans)
+            if plan.project in WHOLE
         ]
         outputs = max((max(plan.vectors, plan.out_vectors) for plan in plans), default=0)
         self._integers = Integers(writer, max(inputs, default=0), outputs if inputs else 0)
@@ -90,10 +92,10 @@ class BlockWriter:
         return Map(place, plan.out_vectors, height, width, "f32", self._writer.isa, plan.padding)
 
     def _input_bytes(self, index: int) -> int:
-        """Of a block's input as bytes."""
+        """Of a block's input as whole numbers."""
         expand, ((height, width), _) = self._layers.blocks[index].expand, self._sizes[index]
         vectors = 0 if expand is None else vectors_of(expand.weight.shape[1], self._writer.isa) + MOST_SPARE
-        return vectors * height * width * self._writer.isa.lanes
+        return vectors * height * width * self._writer.isa.lanes * SIZES[self._plans[index].expand]
 
     def _half(self, found: Map, place: int = 0) -> Map:
         return replace(found, place=place, element="bf16")
@@ -142,7 +144,7 @@ class BlockWriter:
         writer, plan, block = self._writer, self._plans[index], self._layers.blocks[index]
         kept = self._kept(index, self._kept_place)
         writer.fill(writer.s(self._totals), plan.vectors * writer.isa.bytes)
-        if plan.project == "i8":
+        if plan.project in WHOLE:
             writer.fill(writer.s(self._maxima), plan.vectors * writer.isa.bytes)
         layer = scaled(block.depthwise, plan.swish)
         weights = writer.put(packed_depthwise(layer.weight, layer.bias, plan.vectors, writer.isa))
@@ -186,7 +188,7 @@ class BlockWriter:
             kept.vector,
             kept.element,
             plan.swish,
-            plan.project == "i8",
+            plan.project in WHOLE,
         )
 
     def _expanded(self, index: int, x: Map | None, kept: Map, taps: Value) -> None:
@@ -236,12 +238,13 @@ class BlockWriter:
     def _source(self, index: int, x: Map | None) -> Map | None:
         """A block's input in the element of its expansion; None for the stem's."""
         plan = self._plans[index]
-        if self._layers.blocks[index].expand is None or plan.expand == "f32":
+        expand = self._layers.blocks[index].expand
+        if expand is None or plan.expand == "f32":
             return x
         if plan.expand == "bf16":
             return self._copy
         assert x is not None
-        return self._integers.of_map(x)
+        return self._integers.of_map(x, plan.expand, expand.weight.shape[1])
 
     def _zero_rows(self, buffer: Map, vectors: int, first: int, count: int) -> None:
         for j in range(vectors if count else 0):
@@ -279,11 +282,13 @@ class BlockWriter:
         bias = writer.put(padded(block.project.bias, plan.out_vectors * isa.lanes))
         offsets = [bias.at(run.first * isa.bytes) for run, _ in parts]
         offset_bytes = isa.bytes  # of a vector
-        if plan.project == "i8":
+        if plan.project in WHOLE:
             gates = None if block.gate is None else self._factors
-            kept = self._integers.of_swishes(kept, self._maxima, self._totals, gates)
-            weights = [self._integers.weights(layer, run.panel)[0] for run, layer in parts]
-            offsets = [self._integers.restored(layer, run.panel, run.count, run.first) for run, layer in parts]
+            kept = self._integers.of_swishes(kept, plan.project, channels, self._maxima, self._totals, gates)
+            weights = [self._integers.weights(layer, plan.project, run.panel)[0] for run, layer in parts]
+            offsets = [
+                self._integers.restored(layer, plan.project, run.panel, run.count, run.first) for run, layer in parts
+            ]
             offset_bytes *= 2
         elif plan.in_weights:
             weights = [self._scaled_weights(index, run, layer.weight, factors) for run, layer in parts]

@@ -9,7 +9,7 @@ from bce.engine.compiled.integers import Integers
 from bce.engine.compiled.kernels.expand import Expand, expand
 from bce.engine.compiled.kernels.product import WORD
 from bce.engine.compiled.layers import Layers, Pointwise, Spatial
-from bce.engine.compiled.maps import Map
+from bce.engine.compiled.maps import WHOLE, Map
 from bce.engine.compiled.packing import packed, packed_taps, padded
 from bce.engine.compiled.plan import BlockPlan, Run
 from bce.engine.compiled.swish import Swish, scaled
@@ -23,7 +23,7 @@ class Expansion:
     Attributes:
         kernel: its function.
         source: where its input's rows begin.
-        weights, bias: of the run's first panel; for bytes the bias is what restores numbers of the sums.
+        weights, bias: of the run's first panel; for whole numbers the bias is what restores numbers of the sums.
         step, bias_step: bytes of a panel's weights, and of its bias.
         row: bytes from the input of a row to that of the next one.
         together: rows that the kernel makes at once, of which it takes a count.
@@ -95,7 +95,7 @@ def block_expansion(
         run: one of the plan's.
         source: its input, in the plan's element.
         target: the panel's buffer.
-        integers: which made the source, where it is bytes.
+        integers: which made the source, where it is whole numbers.
     """
     layer = scaled(run.of(layer, writer.isa), plan.swish)
     rows = plan.strips[0].count if plan.whole else 0  # fewer than there are, where a stride skips the last ones
@@ -113,9 +113,9 @@ def block_expansion(
     )
     name, place = expand(writer.module, writer.isa, spec), writer.s(source.place)
     together, bias_step = spec.tile_rows(writer.isa), run.panel * writer.isa.bytes
-    if plan.expand == "i8":
-        weights, step = integers.weights(layer, run.panel)
-        restored = integers.restored(layer, run.panel, run.count, run.first)
+    if plan.expand in WHOLE:
+        weights, step = integers.weights(layer, plan.expand, run.panel)
+        restored = integers.restored(layer, plan.expand, run.panel, run.count, run.first)
         return Expansion(name, place, weights, restored, step, 2 * bias_step, source.row, together)
     weight = packed(layer.weight, plan.expand, run.panel, writer.isa)
     weights, bias = writer.put(weight), writer.put(padded(layer.bias, run.vectors * writer.isa.lanes))

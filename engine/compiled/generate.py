@@ -102,7 +102,6 @@ def generate(
     isa: Isa,
     *,
     chosen: Mapping[str, Element] | None = None,
-    bf16: bool = True,
     clock: bool = False,
 ) -> Program:
     """Write the program of a network.
@@ -111,10 +110,10 @@ def generate(
         layers: the network.
         precision: of the products.
         isa: the vector form.
-        chosen, bf16: see :func:`bce.engine.compiled.plan.elements`.
+        chosen: see :func:`bce.engine.compiled.plan.elements`.
         clock: read the time-stamp counter between stages.
     """
-    operands = elements(layers, precision, chosen, bf16)
+    operands = elements(layers, precision, chosen)
     plans = plan_blocks(layers, operands, isa)
     writer = Writer(isa, clock)
     blocks = BlockWriter(writer, layers, plans)

@@ -13,7 +13,7 @@ from bce.engine.compiled.kernels.expand import Expand, expand
 from bce.engine.compiled.kernels.patches import Halved, Patches, halved, patches
 from bce.engine.compiled.kernels.project import Project, project
 from bce.engine.compiled.layers import PatchHead, Pointwise, Rounded
-from bce.engine.compiled.maps import Element, Map, vectors_of
+from bce.engine.compiled.maps import WHOLE, Element, Map, vectors_of
 from bce.engine.compiled.packing import packed, padded
 from bce.engine.compiled.plan import panels_of, panels_on
 from bce.engine.compiled.products import patch_product
@@ -78,11 +78,11 @@ def _product(writer: Writer, layer: Pointwise, source: Map, element: Element, ac
     panel, panels = panels_on(source.pixels, vectors_of(len(layer.bias), isa), isa)
     place = writer.arena.take(panel * panels * source.pixels * isa.bytes)
     spatial = Map(place, panel * panels, source.height, source.width, "f32", isa)
-    if element == "i8":
-        integers = Integers(writer, replace(source, element="i8").bytes, spatial.vectors)
-        source = integers.of_map(source)
-        weights, step = integers.weights(layer, panel)
-        bias, bias_step = integers.restored(layer, panel, panels), 2 * panel * isa.bytes
+    if element in WHOLE:
+        integers = Integers(writer, replace(source, element=element).bytes, spatial.vectors)
+        source = integers.of_map(source, element, layer.weight.shape[1])
+        weights, step = integers.weights(layer, element, panel)
+        bias, bias_step = integers.restored(layer, element, panel, panels), 2 * panel * isa.bytes
     else:
         weight = packed(layer.weight, element, panel, isa)
         weights, step = writer.put(weight), weight[0].nbytes
@@ -129,11 +129,11 @@ def dense(writer: Writer, layer: Pointwise, mean: int, vectors: int, element: El
     source = Map(mean, vectors, 1, 1, "f32", isa)
     panel, panels = panels_of(vectors_of(len(layer.bias), isa))
     place = writer.arena.take(panel * panels * isa.bytes)
-    if element == "i8":
-        integers = Integers(writer, vectors * isa.lanes, panel * panels)
-        source = integers.of_map(source)
-        weights, step = integers.weights(layer, panel)
-        bias, bias_step = integers.restored(layer, panel, panels), 2 * panel * isa.bytes
+    if element in WHOLE:
+        integers = Integers(writer, replace(source, element=element).bytes, panel * panels)
+        source = integers.of_map(source, element, layer.weight.shape[1])
+        weights, step = integers.weights(layer, element, panel)
+        bias, bias_step = integers.restored(layer, element, panel, panels), 2 * panel * isa.bytes
     else:
         if element == "bf16":
             source = replace(source, place=writer.arena.take(vectors * isa.bytes // 2), element="bf16")

@@ -83,18 +83,21 @@ class Lanes:
         """32-bit integers to float32."""
         return self.f.emit(self.isa.floats, f"sitofp {value} to {self.isa.floats}")
 
-    def store_bytes(self, place: Value, value: Value) -> None:
-        """Put a vector of float32 down as bytes: to the nearest whole number, ties to even, within 0..255; NaN is 0."""
+    def store_whole(self, place: Value, value: Value, bits: int, lowest: int, highest: int) -> None:
+        """Put a vector of float32 down as whole numbers of so many bits.
+
+        They are the nearest, ties to even, or the end of the range that is given; NaN is the lowest.
+        """
         f, isa = self.f, self.isa
         if isa is AVX512:
             none = f"{isa.ints} zeroinitializer"
             whole = f.intrinsic(isa.ints, "llvm.x86.avx512.mask.cvtps2dq.512", value, none, "i16 -1", "i32 4")
         else:
             whole = f.intrinsic(isa.ints, "llvm.x86.avx.cvt.ps2dq.256", value)
-        whole = f.intrinsic(isa.ints, f"llvm.smax.v{self._n}i32", whole, f.zero(isa.ints))
-        whole = f.intrinsic(isa.ints, f"llvm.umin.v{self._n}i32", whole, f.constant(isa.ints, 255))
-        kind = vector("i8", self._n)
-        place.store(f.emit(kind, f"trunc {whole} to {kind}"), self._n)
+        whole = f.intrinsic(isa.ints, f"llvm.smax.v{self._n}i32", whole, f.constant(isa.ints, lowest))
+        whole = f.intrinsic(isa.ints, f"llvm.smin.v{self._n}i32", whole, f.constant(isa.ints, highest))
+        kind = vector(f"i{bits}", self._n)
+        place.store(f.emit(kind, f"trunc {whole} to {kind}"), self._n * bits // 8)
 
     def constant(self, number: float) -> Value:
         """All lanes the same."""
@@ -116,11 +119,11 @@ class Lanes:
         return self.f.intrinsic(self.isa.floats, f"llvm.fma.v{self._n}f32", a, b, c)
 
     def dot(self, element: str, total: Value, word: Value, row: Value) -> Value:
-        """total + the products of each 32 bits: of a float32, two bfloat16, or four bytes and four signed ones.
+        """total + the products of each 32 bits: of a float32, two numbers of 16 bits, or four bytes and signed ones.
 
         Args:
-            element: "f32", "bf16" or "i8".
-            total: float32; 32-bit integers for bytes.
+            element: see :data:`bce.engine.compiled.maps.Element`.
+            total: float32; 32-bit integers for whole numbers.
             word, row: a map's numbers and weights, as vectors of float32.
         """
         f, bits = self.f, 32 * self._n
@@ -130,8 +133,8 @@ class Lanes:
             pairs = vector("bfloat", 2 * self._n)
             name = f"llvm.x86.avx512bf16.dpbf16ps.{bits}"
             return f.intrinsic(self.isa.floats, name, total, word.bitcast(pairs), row.bitcast(pairs))
-        ints = self.isa.ints
-        return f.intrinsic(ints, f"llvm.x86.avx512.vpdpbusd.{bits}", total, word.bitcast(ints), row.bitcast(ints))
+        ints, name = self.isa.ints, {"i8": "vpdpbusd", "i16": "vpdpwssd"}[element]
+        return f.intrinsic(ints, f"llvm.x86.avx512.{name}.{bits}", total, word.bitcast(ints), row.bitcast(ints))
 
     def largest(self, a: Value, b: Value) -> Value:
         """The larger of each two numbers; b where either is NaN: one instruction."""

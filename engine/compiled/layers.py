@@ -20,14 +20,14 @@ TapKind = Literal["block", "embedding", "label", "dense"]
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
-    """Weights of a product as 8-bit integers: weight ~ values x scale.
+    """Weights of a product as whole numbers: weight ~ values x scale.
 
     Attributes:
-        values: int8 [out, in], -127..127.
+        values: [out, in]; int8, -127..127, or int16.
         scale: [out]; not 0.
     """
 
-    values: NDArray[np.int8]
+    values: NDArray[np.int8] | NDArray[np.int16]
     scale: Array
 
 

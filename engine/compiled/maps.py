@@ -1,27 +1,53 @@
 """Where things lie: the layout of maps, and the arena of a caller.
 
 A map is [channels / lanes][rows][pitch][lanes]: the numbers of a pixel for one vector of channels lie side by side, so
-that 32 bits of a pixel (a float32 channel, two in bfloat16, or four bytes) are broadcast and multiplied with vectors of
+that 32 bits of a pixel (a float32 channel, two of 16 bits, or four bytes) are broadcast and multiplied with vectors of
 weights, whatever the precision and the vectors' width. Zeros around a map are part of it: kernels know no edges.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import Literal
 
 from bce.engine.compiled.lanes import Isa
 from bce.engine.compiled.layers import Padding
 
-Element = Literal["f32", "bf16", "i8"]
-"""Of a map or of weights; "i8" is a byte, 0..255 in a map and -127..127 as a weight."""
-SIZES: dict[Element, int] = {"f32": 4, "bf16": 2, "i8": 1}
+Element = Literal["f32", "bf16", "i16", "i8"]
+"""Of a map or of weights; the last two are whole numbers, see :func:`levels`."""
+SIZES: dict[Element, int] = {"f32": 4, "bf16": 2, "i16": 2, "i8": 1}
 """Bytes of a number."""
-DEPTHS: dict[Element, int] = {"f32": 1, "bf16": 2, "i8": 4}
+DEPTHS: dict[Element, int] = {"f32": 1, "bf16": 2, "i16": 2, "i8": 4}
 """Channels in 32 bits."""
+
+WHOLE: tuple[Element, ...] = ("i16", "i8")
+"""Whole numbers: their sums are exact."""
 
 LINE = 64
 """Bytes of a cache line."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The whole numbers of a product.
+
+    Attributes:
+        bottom, steps: those of a map are ``bottom`` to ``bottom`` + ``steps``.
+        weight: those of weights are -``weight`` to ``weight``.
+    """
+
+    bottom: int
+    steps: int
+    weight: int
+
+
+def levels(element: Element, channels: int) -> Levels:
+    """The whole numbers of an element with which a sum over so many channels fits into 32 bits."""
+    if element == "i8":
+        return Levels(0, 255, 127)
+    largest = min(isqrt((2**31 - 1) // channels), 2**15 - 1)
+    return Levels(-largest, 2 * largest, largest)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def lacks(target: Target, precision: Precision) -> str | None:
     if precision == "bf16" and not target.bf16:
         return "bfloat16 arithmetic (AVX512_BF16)"
     if precision == "int8" and not target.vnni:
-        return "dot products of bytes (AVX512_VNNI, AVX_VNNI)"
+        return "dot products of whole numbers (AVX512_VNNI, AVX_VNNI)"
     return None
 
 
@@ -78,20 +78,19 @@ class CompiledNetwork:
         isa: IsaName | None = None,
         chosen: Mapping[str, Element] | None = None,
     ) -> None:
-        programs: dict[tuple[IsaName, bool], Program] = {}
+        programs: dict[IsaName, Program] = {}
 
         def ir(target: Target) -> str:
             if (missing := lacks(target, precision)) is not None:
                 raise CompiledError(f"this CPU has no {missing}")
-            form = target.isa, target.bf16
-            if form not in programs:
-                programs[form] = generate(layers, precision, ISAS[target.isa], chosen=chosen, bf16=target.bf16)
-            return ir_for(programs[form].text, target.attributes)
+            if target.isa not in programs:
+                programs[target.isa] = generate(layers, precision, ISAS[target.isa], chosen=chosen)
+            return ir_for(programs[target.isa].text, target.attributes)
 
         self._code = load_code(ir, precision, folders, isa)
         target = self._code.target
         self.form = Form(target.isa, precision, target.cpu, self._code.origin)
-        program = programs[target.isa, target.bf16]
+        program = programs[target.isa]
         self._outputs = program.outputs
         self._arena_bytes = program.arena_bytes
         self.widths = {output.name: output.width for output in self._outputs}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bce.engine.compiled.kernels.product import steps_of
 from bce.engine.compiled.lanes import Isa
 from bce.engine.compiled.layers import Array, Pointwise, Rounded
-from bce.engine.compiled.maps import DEPTHS, LINE, Element
+from bce.engine.compiled.maps import DEPTHS, LINE, Element, levels
 
 
 class Weights:
@@ -66,9 +66,9 @@ def packed(weight: Array, element: Element, vectors: int, isa: Isa) -> NDArray[A
     return grouped if element == "f32" else bfloat16(grouped)
 
 
-def packed_bytes(values: NDArray[np.int8], vectors: int, isa: Isa) -> NDArray[np.int8]:
-    """Integer weights of a product, [out, in], in the same order."""
-    return _grouped(values, "i8", vectors, isa)
+def packed_whole(values: NDArray[Any], element: Element, vectors: int, isa: Isa) -> NDArray[Any]:
+    """Whole weights of a product, [out, in], in the same order."""
+    return _grouped(values, element, vectors, isa)
 
 
 def packed_apart(weight: Array, vectors: int, isa: Isa) -> Array:
@@ -105,17 +105,14 @@ def bfloat16(values: Array) -> NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-LARGEST = 127
-"""Of an integer weight."""
-
-
-def rounded_of(layer: Pointwise) -> Rounded:
-    """A layer's integer weights: those that it brings, else the nearest, with a scale for each output."""
-    if layer.rounded is not None:
+def rounded_of(layer: Pointwise, element: Element) -> Rounded:
+    """A layer's whole weights: the bytes that it brings, else the nearest, with a scale for each output."""
+    if layer.rounded is not None and element == "i8":
         return layer.rounded
-    largest = np.abs(layer.weight).max(axis=1, initial=0)
-    scale = (np.where(largest > 0, largest, 1) / LARGEST).astype(np.float32)
-    return Rounded(np.rint(layer.weight / scale[:, None]).astype(np.int8), scale)
+    most, largest = levels(element, layer.weight.shape[1]).weight, np.abs(layer.weight).max(axis=1, initial=0)
+    scale = (np.where(largest > 0, largest, 1) / most).astype(np.float32)
+    values = np.rint(layer.weight / scale[:, None]).clip(-most, most)
+    return Rounded(values.astype({"i8": np.int8, "i16": np.int16}[element]), scale)
 
 
 def _grouped(weight: NDArray[Any], element: Element, vectors: int, isa: Isa) -> NDArray[Any]:

@@ -11,12 +11,12 @@ from typing import Literal
 
 from bce.engine.compiled.lanes import Isa
 from bce.engine.compiled.layers import Block, Layers, Padding, PatchHead, Pointwise, Rounded, Spatial
-from bce.engine.compiled.maps import Element, vectors_of
+from bce.engine.compiled.maps import WHOLE, Element, vectors_of
 from bce.engine.compiled.products import products
 from bce.engine.compiled.swish import Swish, swish_for
 
 Precision = Literal["fp32", "bf16", "int8"]
-"""Of a network; "int8" is bytes where they were chosen, see :func:`elements`."""
+"""Of a network; "int8" is whole numbers where they were chosen, see :func:`elements`."""
 
 EXACT_BLOCKS = 3
 """In bfloat16 the first so many blocks stay in float32.
@@ -154,23 +154,19 @@ class BlockPlan:
         return len(self.strips) == 1
 
 
-def elements(
-    layers: Layers, precision: Precision, chosen: Mapping[str, Element] | None = None, bf16: bool = True
-) -> Elements:
+def elements(layers: Layers, precision: Precision, chosen: Mapping[str, Element] | None = None) -> Elements:
     """The element of every product.
 
     Args:
         layers: the network.
         precision: of the whole: "fp32" everywhere, or "bf16" behind the first :data:`EXACT_BLOCKS`.
         chosen: for "int8", by the names of :mod:`~.products`; a product that is not named is float32.
-        bf16: whether the CPU multiplies bfloat16: where it does not, these products are float32.
     """
     chosen = chosen or {}
 
     def of(name: str, block: int) -> Element:
         if precision == "int8":
-            element = chosen.get(name, "f32")
-            return "f32" if element == "bf16" and not bf16 else element
+            return chosen.get(name, "f32")
         return "bf16" if precision == "bf16" and block >= EXACT_BLOCKS else "f32"
 
     count, known = len(layers.blocks), products(layers)
@@ -239,7 +235,7 @@ def _plan_block(
         rows=rows,
         strips=tuple(strips),
         project_runs=runs_of(vectors_of(out_channels, isa)),
-        in_weights=block.gate is not None and mine[1] != "i8" and out_channels < size_out[0] * size_out[1],
+        in_weights=block.gate is not None and mine[1] not in WHOLE and out_channels < size_out[0] * size_out[1],
         padding=after.depthwise.padding if after is not None and feeds_depthwise else (0, 0, 0, 0),
         copy=feeds_product and wanted == "bf16",
         swish=swish_for("i8" if rough else mine[1], isa),

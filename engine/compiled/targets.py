@@ -30,7 +30,7 @@ class Target:
         cpu: LLVM's name of the CPU for which instructions are chosen and ordered.
         isa: which form of the kernels: 16 or 8 float32 lanes.
         bf16: dot products of bfloat16 pairs (AVX512_BF16) may be used.
-        vnni: dot products of four bytes (AVX512_VNNI, AVX_VNNI) may be used.
+        vnni: dot products of four bytes or two words (AVX512_VNNI, AVX_VNNI) may be used.
     """
 
     cpu: str

@@ -35,7 +35,7 @@ class Timed:
     def __init__(
         self, layers: Layers, precision: Precision, target: Target, chosen: Mapping[str, Element] | None = None
     ) -> None:
-        program = generate(layers, precision, ISAS[target.isa], chosen=chosen, bf16=target.bf16, clock=True)
+        program = generate(layers, precision, ISAS[target.isa], chosen=chosen, clock=True)
         first, *self.stages = program.stages
         assert first == "start"
         ir = ir_for(program.text, target.attributes)

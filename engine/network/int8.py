@@ -9,15 +9,14 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.arrays import read_arrays
 from bce.engine.compiled.layers import Array, Layers, Rounded
-from bce.engine.compiled.maps import Element
-from bce.engine.compiled.packing import LARGEST
+from bce.engine.compiled.maps import WHOLE, Element, levels
 from bce.engine.compiled.products import products, with_rounded
 from bce.engine.errors import BundleError, TableError, one_line, shown
 from bce.engine.files import write_bytes
@@ -27,6 +26,8 @@ INT8 = "int8.npz"
 _FORMAT = 1
 _WHAT = "an int8 form of a network"
 _PARTS = ("values", "scale", "bias")
+_ELEMENTS: tuple[Element, ...] = ("f32", *WHOLE)
+_LARGEST = levels("i8", 1).weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +84,8 @@ class Int8Form:
             raise BundleError("'names' and 'elements' are not two lists of the same length")
         chosen: dict[str, Element] = dict(zip(names.tolist(), elements.tolist(), strict=True))
         for name, element in chosen.items():
-            if element not in get_args(Element):
-                raise BundleError(f"{shown(name)} is {shown(element)}, expected {', '.join(get_args(Element))}")
+            if element not in _ELEMENTS:
+                raise BundleError(f"{shown(name)} is {shown(element)}, expected {', '.join(_ELEMENTS)}")
         whole = [name for name, element in chosen.items() if element == "i8"]
         expected = {"format", "names", "elements", *(f"{name}.{part}" for name in whole for part in _PARTS)}
         if odd := set(arrays) ^ expected:
@@ -113,8 +114,8 @@ def _weights(
     name: str, values: NDArray[Any], scale: NDArray[Any], bias: NDArray[Any]
 ) -> tuple[Rounded, NDArray[np.float32]]:
     """A product's weights, checked."""
-    if values.dtype != np.int8 or values.ndim != 2 or (values < -LARGEST).any():
-        raise BundleError(f"'{one_line(name)}.values' are not int8 [out, in] within +-{LARGEST}")
+    if values.dtype != np.int8 or values.ndim != 2 or (values < -_LARGEST).any():
+        raise BundleError(f"'{one_line(name)}.values' are not int8 [out, in] within +-{_LARGEST}")
     for part, array in (("scale", scale), ("bias", bias)):
         if array.dtype != np.float32 or array.shape != (len(values),) or not np.isfinite(array).all():
             raise BundleError(f"'{one_line(name)}.{part}' is not finite float32 [{len(values)}]")

@@ -20,7 +20,7 @@ from bce.engine.network.sessions import profiled_nodes
 
 ROUNDS = 12
 WINDOWS = 4
-ASSUMED: dict[Element, float] = {"f32": 1.0, "bf16": 0.5, "i8": 0.25}
+ASSUMED: dict[Element, float] = {"f32": 1.0, "i16": 0.5, "i8": 0.25}
 """Of a product's time in float32 where the machine cannot run the others: what the instructions multiply a cycle."""
 
 Floats = NDArray[np.float64]
@@ -53,9 +53,8 @@ def compiled_costs(layers: Layers, inputs: NDArray[np.float32]) -> Costs:
     if target is None or not target.vnni:
         size = _multiplications(layers)
         return Costs({element: size * share for element, share in ASSUMED.items()}, measured=False)
-    offered: tuple[Element, ...] = ("f32", "bf16", "i8") if target.bf16 else ("f32", "i8")
-    timed = {element: Timed(layers, "int8", target, dict.fromkeys(names, element)) for element in offered}
-    ticks: dict[Element, list[NDArray[np.int64]]] = {element: [] for element in offered}
+    timed = {element: Timed(layers, "int8", target, dict.fromkeys(names, element)) for element in ASSUMED}
+    ticks: dict[Element, list[NDArray[np.int64]]] = {element: [] for element in timed}
     began, first, last = time.perf_counter(), 0, 0
     for number in range(ROUNDS + 1):  # the first warms up
         for x in inputs[:WINDOWS]:

@@ -8,43 +8,37 @@ from torch import Tensor
 from torch.nn import functional
 
 from bce.engine.compiled.layers import Pointwise, Rounded
+from bce.engine.compiled.maps import Element, levels
+from bce.engine.compiled.packing import rounded_of
 from bce.export.int8.forward import Array, Product
 
 LEAST_HIGH = 1e-6
 """A window's largest value is taken to be at least this, so that a step is never 0."""
 
 
-def integer_product(rounded: Rounded, bias: Array) -> Product:
-    """Unsigned 8-bit activations in the window's own range, signed 8-bit weights, exact sums, float32 results.
+def integer_product(rounded: Rounded, bias: Array, element: Element = "i8") -> Product:
+    """Activations as whole numbers in the window's own range, whole weights, sums, float32 results.
 
     Args:
         rounded: the weights.
         bias: [out], in place of the layer's.
+        element: of both; of bytes the sums are exact here too.
     """
+    to = levels(element, rounded.values.shape[1])
     values = torch.from_numpy(rounded.values.astype(np.float32))
     scale, offset = torch.from_numpy(np.array(rounded.scale, np.float32)), torch.from_numpy(np.array(bias, np.float32))
 
     def product(x: Tensor, layer: Pointwise, bound: Tensor | None) -> Tensor:
         least, most = torch.aminmax(x.reshape(len(x), -1), dim=1)
         low = (least if bound is None else bound).clamp(max=0)[:, None, None]
-        step = (most.clamp(min=LEAST_HIGH)[:, None, None] - low) / 255
-        zero = torch.round(-low / step)
-        whole = torch.addcmul(zero, x, 1 / step).round_().clamp_(0, 255).sub_(zero)
+        step = (most.clamp(min=LEAST_HIGH)[:, None, None] - low) / to.steps
+        zero = torch.round(to.bottom - low / step)
+        whole = torch.addcmul(zero, x, 1 / step).round_().clamp_(to.bottom, to.bottom + to.steps).sub_(zero)
         return functional.linear(whole, values).mul_(scale * step).add_(offset)
 
     return product
 
 
-def bfloat16_product(layer: Pointwise) -> Product:
-    """Activations and weights in bfloat16, sums in float32."""
-    weight, bias = _bfloat16(torch.from_numpy(np.array(layer.weight))), torch.from_numpy(np.array(layer.bias))
-
-    def product(x: Tensor, layer: Pointwise, bound: Tensor | None) -> Tensor:
-        return functional.linear(_bfloat16(x), weight, bias)
-
-    return product
-
-
-def _bfloat16(x: Tensor) -> Tensor:
-    """The nearest values of bfloat16, in float32."""
-    return x.bfloat16().float()
+def word_product(layer: Pointwise) -> Product:
+    """The same with 16 bits for both, as many of them as the sums can hold: nearly exact."""
+    return integer_product(rounded_of(layer, "i16"), layer.bias, "i16")

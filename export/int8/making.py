@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.engine.compiled.layers import Layers, Rounded
-from bce.engine.compiled.maps import Element
+from bce.engine.compiled.maps import Element, levels
 from bce.engine.compiled.network import CompiledNetwork
-from bce.engine.compiled.packing import LARGEST
 from bce.engine.compiled.products import products
 from bce.engine.compiled.targets import host_target
 from bce.engine.errors import ParityError
@@ -24,7 +23,7 @@ from bce.engine.network.mbconv import read_layers
 from bce.engine.network.sessions import open_session
 from bce.export.int8.choice import choose
 from bce.export.int8.costs import Costs, compiled_costs, onnx_costs
-from bce.export.int8.forms import bfloat16_product, integer_product
+from bce.export.int8.forms import integer_product, word_product
 from bce.export.int8.forward import Forward, Product, batches, joined, side_by_side
 from bce.export.int8.gate import AIM, LIMITS, Arrays, Quality, judge
 from bce.export.int8.moments import hessians
@@ -34,7 +33,7 @@ from bce.export.int8.sensitivity import actual, sensitivities
 from bce.export.int8.windows import Windows
 from bce.export.proof.running import run_each
 
-Floats = NDArray[np.float64]
+ByElement = Mapping[Element, NDArray[np.float64]]
 Inputs = NDArray[np.float32]
 Run = Callable[[Inputs], Arrays]
 """Inputs of windows to outputs by name, each [windows, width]."""
@@ -134,7 +133,7 @@ def make_int8(network: Network, windows: Windows, kernels: Path, graph: Path, sa
         "limits": asdict(LIMITS),
     }
     failed = []
-    makers = {"kernels": (LARGEST, _kernels, kernels), "onnxruntime": (LARGEST_WEIGHT, _onnx, graph)}
+    makers = {"kernels": (levels("i8", 1).weight, _kernels, kernels), "onnxruntime": (LARGEST_WEIGHT, _onnx, graph)}
     for name, (largest, make, out) in makers.items():
         report[name], misses = make(prepared, rounded(forward, moments, largest), out, say)
         if misses:
@@ -154,9 +153,9 @@ def _kernels(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tupl
     layers, forward = prepared.layers, prepared.forward
     names = list(products(layers))
     integers = {name: integer_product(*weights[name]) for name in names}
-    halves = {name: bfloat16_product(forward.layers[name]) for name in names}
+    words = {name: word_product(forward.layers[name]) for name in names}
     costs = compiled_costs(layers, prepared.windows.calibrate.inputs)
-    forms = {"i8": integers} | ({"bf16": halves} if "bf16" in costs.ms else {})
+    forms = {"i8": integers, "i16": words}
     errors = sensitivities(forward, _telling(forward, prepared.windows.calibrate.inputs, integers), forms)
     errors = {element: found[: len(names)] for element, found in errors.items()}
     target = host_target()
@@ -209,8 +208,8 @@ def _onnx(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tuple[d
 def _settle(
     prepared: _Prepared,
     names: Sequence[str],
-    errors: Mapping[Element, Floats],
-    costs: Mapping[Element, Floats],
+    errors: ByElement,
+    costs: ByElement,
     build: Callable[[Mapping[str, Element]], Run],
     say: Say,
     form: str,
@@ -225,14 +224,12 @@ def _settle(
         if not list(quality.misses(AIM)):
             break
     quality = judge(run(windows.judge.inputs), prepared.judge, windows.judge.quiet, scores)
-    counted = ", ".join(f"{chosen.count(element)} {element}" for element in ("i8", "bf16", "f32") if element in chosen)
+    counted = ", ".join(f"{chosen.count(element)} {element}" for element in ("i8", "i16", "f32") if element in chosen)
     say(f"int8 for {form}: {counted}; {quality} on {quality.windows} other windows")
     return _Settled(elements, run, share, quality)
 
 
-def _report(
-    names: Sequence[str], found: _Settled, errors: Mapping[Element, Floats], costs: Costs, judged_by: str
-) -> dict[str, Any]:
+def _report(names: Sequence[str], found: _Settled, errors: ByElement, costs: Costs, judged_by: str) -> dict[str, Any]:
     """What is kept of a choice: numbers that a reader can check it by."""
     sensitive = {element: np.sqrt(np.median(each, axis=1)) for element, each in errors.items()}
     return {

@@ -1,4 +1,5 @@
-"""A depthwise convolution, its swish, and the sums over the map that the gate needs; the largest numbers for bytes.
+"""A depthwise convolution, its swish, and the sums over the map that the gate needs; the largest numbers for
+whole ones.
 
     for vector of channels: for row(s): for tile of the row:
         sums = bias;  for each pixel that the tile reaches: for each output that it is part of: sums += pixel x weight
@@ -32,7 +33,7 @@ class Depthwise:
         vector_out: stride of the output, whose rows follow each other.
         element: of the output.
         swish: how near.
-        maxima: whether the largest number of each channel is kept, for the range of a map of bytes.
+        maxima: whether the largest number of each channel is kept, for the range of a map of whole numbers.
     """
 
     kernel: int

@@ -56,7 +56,7 @@ class Expand:
 def expand(module: Module, isa: Isa, spec: Expand) -> str:
     """Write the kernel: (x, weights, bias, out, count of tile rows); weights and bias are scaled for a swish.
 
-    For bytes ``bias`` holds scales and offsets, see :meth:`~.product.Tile.values`.
+    For whole numbers ``bias`` holds scales and offsets, see :meth:`~.product.Tile.values`.
     """
     name = name_of(spec)
     if name in module.functions:

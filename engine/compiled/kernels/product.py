@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from bce.engine.compiled.emitter import Function, Value
 from bce.engine.compiled.lanes import Isa, Lanes
-from bce.engine.compiled.maps import DEPTHS, LINE, SIZES, Element
+from bce.engine.compiled.maps import DEPTHS, LINE, SIZES, WHOLE, Element
 
 WORD = 4
-"""Bytes of what is broadcast: a float32 channel of a pixel, two in bfloat16, or four bytes."""
+"""Bytes of what is broadcast: a float32 channel of a pixel, two of 16 bits, or four bytes."""
 NEAR = 4096
 """Bytes by which a panel's only tile fetches its own weights ahead: each is read once, as fast as memory gives them."""
 
@@ -103,7 +103,7 @@ class Tile:
 
     def values(self, bias: Value) -> list[Value]:
         """The sums as float32, [pixel][vector]; whole numbers with the scales and offsets that ``bias`` then holds."""
-        if self.element != "i8":
+        if self.element not in WHOLE:
             return self.sums
         size = self.isa.bytes
         scales, offsets = (
@@ -124,8 +124,8 @@ class Tile:
 
 
 def start_of(lanes: Lanes, element: Element, vectors: int, bias: Value) -> list[Value]:
-    """What the sums of a tile begin with: the bias; 0 for bytes, whose bias comes with :meth:`Tile.values`."""
-    if element == "i8":
+    """What the sums of a tile begin with: the bias; 0 for whole numbers, whose bias comes with :meth:`Tile.values`."""
+    if element in WHOLE:
         return [lanes.f.zero(lanes.isa.ints)] * vectors
     return [lanes.load(bias.at(lanes.isa.bytes * j)) for j in range(vectors)]
 

@@ -52,7 +52,7 @@ class Project:
 def project(module: Module, isa: Isa, spec: Project) -> str:
     """Write the kernel: (x, weights, bias, out, copy, added); what is not there may be any address.
 
-    For bytes ``bias`` holds scales and offsets, see :meth:`~.product.Tile.values`.
+    For whole numbers ``bias`` holds scales and offsets, see :meth:`~.product.Tile.values`.
     """
     name = name_of(spec)
     if name in module.functions:

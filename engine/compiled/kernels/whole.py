@@ -1,10 +1,11 @@
-"""Maps as bytes, with the range of the map at hand, and what makes numbers of the sums of their products again.
+"""Maps as whole numbers, with the range of the map at hand, and what makes numbers of the sums of their products again.
 
-    scale = (high - low) / 255;  zero = round(-low / scale);  byte = round(x / scale) + zero
-    sum of weights x = scale (sum of weights x bytes - zero x sum of weights)
+    scale = (high - low) / steps;  zero = round(bottom - low / scale);  whole = round(x / scale) + zero
+    sum of weights x = scale (sum of weights whole - zero x sum of weights)
 
-The range holds 0, which is exact. Sums of bytes and 8-bit weights are exact in 32 bits for 66,000 channels. What is no
-number has no byte: where it is in a map, the scale is none either, and so is everything that is restored with it.
+The range holds 0, which is exact. Bytes have 255 steps from 0 on, 16 bits as many as a sum of products can hold
+(:func:`bce.engine.compiled.maps.levels`). What is no number is no whole one: where it is in a map, the scale is none
+either, and so is everything that is restored with it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ LOWEST_SWISH = -0.27846455
 """The least value of x / (1 + exp(-x)), rounded down."""
 SMALLEST = 1e-6
 """The least upper end of a range: silence has one too."""
-STEPS = 255
-"""Of a range."""
 INVERSE, ZERO, SCALE, SHIFT = range(0, 16, 4)
 """Where a range's numbers are, float32: 1 / scale, zero, scale, -zero x scale."""
 RANGE_BYTES = 16
@@ -33,9 +32,12 @@ class Extent:
 
     Attributes:
         numbers: of the map in vectors, all of which follow each other.
+        bottom, steps: of the whole numbers.
     """
 
     numbers: int
+    bottom: int
+    steps: int
 
 
 def extent(module: Module, isa: Isa, spec: Extent) -> str:
@@ -54,7 +56,8 @@ def extent(module: Module, isa: Isa, spec: Extent) -> str:
         high = [lanes.largest(value, before) for value, before in zip(found, loop.values[together:-1], strict=True)]
         loop.carry([*low, *high, lanes.fma(lanes.sum(found), lanes.zero(), loop.values[-1])])
     low, high = loop.values[:together], loop.values[together:-1]
-    _write_range(lanes, -lanes.largest_of([-value for value in low]), lanes.largest_of(high), loop.values[-1], out)
+    lowest, highest = -lanes.largest_of([-value for value in low]), lanes.largest_of(high)
+    _write_range(lanes, spec, lowest, highest, loop.values[-1], out)
     f.done()
     return name
 
@@ -66,10 +69,13 @@ class Bound:
     Attributes:
         vectors: of channels.
         gated: whether there are gates.
+        bottom, steps: of the whole numbers.
     """
 
     vectors: int
     gated: bool
+    bottom: int
+    steps: int
 
 
 def bound(module: Module, isa: Isa, spec: Bound) -> str:
@@ -93,12 +99,12 @@ def bound(module: Module, isa: Isa, spec: Bound) -> str:
             gate, value = lanes.largest(factor, gate), value * factor
         loop.carry([gate, lanes.largest(value, high), nothing])
     gate, high, nothing = loop.values
-    _write_range(lanes, gate * LOWEST_SWISH, high, nothing, out)
+    _write_range(lanes, spec, gate * LOWEST_SWISH, high, nothing, out)
     f.done()
     return name
 
 
-def _write_range(lanes: Lanes, lowest: Value, highest: Value, nothing: Value, out: Value) -> None:
+def _write_range(lanes: Lanes, spec: Extent | Bound, lowest: Value, highest: Value, nothing: Value, out: Value) -> None:
     """The numbers of a range, from vectors whose least and largest number are its ends; and zeros, or what is none."""
     f, n = lanes.f, lanes.isa.lanes
     low = f.intrinsic(FLOAT, f"llvm.vector.reduce.fmin.v{n}f32", lowest)
@@ -106,27 +112,32 @@ def _write_range(lanes: Lanes, lowest: Value, highest: Value, nothing: Value, ou
     high = f.intrinsic(FLOAT, "llvm.maxnum.f32", high, f.constant(FLOAT, SMALLEST))
     width = high - low
     nought = f.intrinsic(FLOAT, f"llvm.vector.reduce.fadd.v{n}f32", "float 0.0", nothing)
-    inverse, scale = f.constant(FLOAT, STEPS) / width, width / STEPS + nought
-    zero = f.intrinsic(FLOAT, "llvm.rint.f32", -low * inverse)
+    inverse, scale = f.constant(FLOAT, spec.steps) / width, width / spec.steps + nought
+    zero = f.intrinsic(FLOAT, "llvm.rint.f32", -low * inverse + spec.bottom)
     for offset, value in ((INVERSE, inverse), (ZERO, zero), (SCALE, scale), (SHIFT, -zero * scale)):
         out.at(offset).store(value, 4)
 
 
 @dataclass(frozen=True)
 class Quantise:
-    """A flat map as bytes.
+    """A flat map as whole numbers.
 
     Attributes:
         element: of the map.
+        whole: of what it becomes.
         vectors: of channels.
         pixels: of each.
         gated: whether it is multiplied with its channels' gates first.
+        bottom, steps: of the whole numbers.
     """
 
     element: Element
+    whole: Element
     vectors: int
     pixels: int
     gated: bool
+    bottom: int
+    steps: int
 
 
 def quantise(module: Module, isa: Isa, spec: Quantise) -> str:
@@ -137,23 +148,24 @@ def quantise(module: Module, isa: Isa, spec: Quantise) -> str:
     f = Function(module, name, ["x", "g", "r", "o!"])
     x, factors, of_range, out = f.arguments
     lanes = Lanes(f, isa)
-    size = isa.lanes * SIZES[spec.element]
+    size, made = (isa.lanes * SIZES[element] for element in (spec.element, spec.whole))
     together = next(n for n in (4, 3, 2, 1) if spec.pixels % n == 0)
     inverse, zero = lanes.broadcast(of_range.at(INVERSE)), lanes.broadcast(of_range.at(ZERO))
     with f.loop(spec.vectors) as over:
         factor = inverse * lanes.load(factors.at(over.index * isa.bytes)) if spec.gated else inverse
-        row, target = x.at(over.index * (spec.pixels * size)), out.at(over.index * (spec.pixels * isa.lanes))
+        row, target = x.at(over.index * (spec.pixels * size)), out.at(over.index * (spec.pixels * made))
         with f.loop(spec.pixels, step=together) as loop:
             for n in range(together):
                 value = lanes.load(row.at(loop.index * size, n * size), spec.element)
-                lanes.store_bytes(target.at(loop.index * isa.lanes, n * isa.lanes), lanes.fma(value, factor, zero))
+                value, place = lanes.fma(value, factor, zero), target.at(loop.index * made, n * made)
+                lanes.store_whole(place, value, 8 * SIZES[spec.whole], spec.bottom, spec.bottom + spec.steps)
     f.done()
     return name
 
 
 @dataclass(frozen=True)
 class Restore:
-    """Scales and offsets that make the numbers of a product out of sums of bytes.
+    """Scales and offsets that make the numbers of a product out of sums of whole numbers.
 
     Attributes:
         vectors: of output channels in a panel.
