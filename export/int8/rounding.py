@@ -6,11 +6,12 @@ does to the output is taken back by those that follow, by the Cholesky factor of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import linalg
 
 from bce.engine.compiled.layers import Rounded
 from bce.export.int8.forward import Array, Forward
@@ -50,43 +51,57 @@ def gptq(weight: NDArray[np.floating], hessian: Matrix, largest: int, damp: floa
     scale = scale_of(weight, largest)
     if not np.trace(hessian) > 0:
         return nearest(weight, largest)
+    # what is fed most is rounded first, while all others are left to make up for it
     order = np.argsort(-np.diag(hessian), kind="stable")
-    factor = _inverse_factor(hessian[np.ix_(order, order)], damp)
     values = np.empty(weight.shape, np.int8)
-    values[:, order] = _compensated(weight[:, order].astype(np.float64), factor, scale.astype(np.float64), largest)
+    with _one_thread():
+        factor = _inverse_factor(hessian[np.ix_(order, order)], damp)
+        values[:, order] = _compensated(weight[:, order], factor, scale, largest)
     return Rounded(values, scale)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other in many small steps lose tenfold where other programs run beside them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _inverse_factor(hessian: Matrix, damp: float) -> Matrix:
     """The upper Cholesky factor U of the damped inverse: inverse = U^T U."""
     level = float(np.trace(hessian)) / len(hessian)
-    while True:
-        damped = hessian.copy()
-        damped[np.diag_indices(len(damped))] += damp * level
-        try:
-            # with rows and columns reversed H = L L^T, and the inverse of L is what is wanted, reversed
-            lower = linalg.cholesky(damped[::-1, ::-1], lower=True, check_finite=False)
-            inverse = linalg.solve_triangular(lower, np.eye(len(lower)), lower=True, check_finite=False)
-        except linalg.LinAlgError:
-            damp *= 10
-            continue
-        return np.ascontiguousarray(inverse[::-1, ::-1])
+    # with rows and columns reversed H = L L^T, and the inverse of L is what is wanted, reversed
+    flipped = torch.from_numpy(hessian[::-1, ::-1].copy())
+    failed = True
+    while failed:
+        damped = flipped + damp * level * torch.eye(len(flipped), dtype=torch.float64)
+        lower, info = torch.linalg.cholesky_ex(damped)
+        failed, damp = bool(info), 10 * damp
+    inverse: Matrix = torch.linalg.solve_triangular(
+        lower, torch.eye(len(lower), dtype=torch.float64), upper=False
+    ).numpy()
+    return np.ascontiguousarray(inverse[::-1, ::-1])
 
 
-def _compensated(weight: Matrix, factor: Matrix, scale: Matrix, largest: int) -> Matrix:
-    """Integers, float64 [out, in]; ``weight`` is used up."""
+def _compensated(weight: NDArray[np.floating], factor: Matrix, scale: Array, largest: int) -> Matrix:
+    """Integers, float64 [out, in]."""
     outputs, inputs = weight.shape
-    left = np.ascontiguousarray(weight.T)  # [in, out]: a column of the weights lies together
-    whole = np.empty_like(left)
+    left = weight.T.astype(np.float64, order="C")  # [in, out]: a column of the weights lies together
+    steps = scale.astype(np.float64)
+    whole, errors = np.empty_like(left), np.empty((_BLOCK, outputs))
+    rest, factors, taken = torch.from_numpy(left), torch.from_numpy(factor), torch.from_numpy(errors)
     for first in range(0, inputs, _BLOCK):
         end = min(first + _BLOCK, inputs)
-        errors = np.empty((end - first, outputs))
         for column in range(first, end):
-            whole[column] = np.clip(np.rint(left[column] / scale), -largest, largest)
-            error = (left[column] - whole[column] * scale) / factor[column, column]
-            errors[column - first] = error
+            np.clip(np.rint(left[column] / steps), -largest, largest, out=whole[column])
+            error = errors[column - first]
+            np.divide(left[column] - whole[column] * steps, factor[column, column], out=error)
             left[column + 1 : end] -= factor[column, column + 1 : end, None] * error
-        left[end:] -= factor[first:end, end:].T @ errors
+        rest[end:].addmm_(factors[first:end, end:].T, taken[: end - first], alpha=-1)
     return whole.T
 
 
