@@ -26,7 +26,7 @@ from bce.engine.compiled.timing import Timed
 from bce.engine.errors import OptionsError
 
 SEEDS = st.integers(0, 2**32 - 1)
-RATES = {"cycles": 4e9, "f32": 1e9, "bf16": 2e9, "i8": 4e9, "rough": 4e8, "exact": 3e8}
+RATES = {"cycles": 4e9, "f32": 1e9, "bf16": 2e9, "i16": 2e9, "i8": 4e9, "rough": 4e8, "exact": 3e8}
 
 
 def counted(layers: Layers) -> tuple[int, int]:
@@ -104,9 +104,9 @@ def test_alike_are_blocks_of_one_shape() -> None:
 
 
 def test_a_floor_is_all_counts_at_their_peaks() -> None:
-    assert Arithmetic(100, 200, 80, 30, 8).floor_s(
-        {"f32": 10, "bf16": 20, "i8": 40, "exact": 3, "rough": 4}
-    ) == pytest.approx(34)
+    assert Arithmetic(100, 200, 40, 80, 30, 8).floor_s(
+        {"f32": 10, "bf16": 20, "i16": 20, "i8": 40, "exact": 3, "rough": 4}
+    ) == pytest.approx(36)
     assert Arithmetic(100).floor_s({"f32": 10}) == pytest.approx(10)
 
 
@@ -130,7 +130,7 @@ def test_peaks_have_a_rate_for_all_that_is_counted() -> None:
     target = host()
     found = Peaks(target).measure()
     wanted = {"cycles", "f32", "exact"} | ({"rough"} if target.isa == "avx512" else set())
-    assert set(found) == wanted | ({"bf16"} if target.bf16 else set()) | ({"i8"} if target.vnni else set())
+    assert set(found) == wanted | ({"bf16"} if target.bf16 else set()) | ({"i8", "i16"} if target.vnni else set())
     assert min(found.values()) > 0
 
 

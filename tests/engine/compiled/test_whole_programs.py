@@ -1,11 +1,11 @@
-"""Whole networks with products of bytes against their definition, product by product, in float64."""
+"""Networks with products of whole numbers against their definition, product by product, in float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support import plain_bytes, plain_mbconv
+from support import plain_mbconv, plain_whole
 from support.forms import multiplying_bytes
 from support.plain_mbconv import random_relu_layers
 from support.programs import Running, an_input, network
@@ -16,7 +16,7 @@ from bce.engine.compiled.emitter import ir_for
 from bce.engine.compiled.generate import generate
 from bce.engine.compiled.lanes import ISAS
 from bce.engine.compiled.layers import Layers, Rounded
-from bce.engine.compiled.maps import Element
+from bce.engine.compiled.maps import WHOLE, Element
 from bce.engine.compiled.plan import elements
 from bce.engine.compiled.products import products, with_rounded
 from bce.engine.compiled.targets import Target
@@ -34,7 +34,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compiled(layers: Layers, chosen: dict[str, Element], target: Target) -> Running:
-    program = generate(layers, "int8", ISAS[target.isa], chosen=chosen, bf16=target.bf16)
+    program = generate(layers, "int8", ISAS[target.isa], chosen=chosen)
     native = compile_object(ir_for(program.text, target.attributes), target)
     return Running(program, Code(native, target, "compiled"))
 
@@ -48,14 +48,17 @@ def distance(found: list[NDArray[np.float32]], wanted: list[NDArray[np.float64]]
 
 
 @pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("element", WHOLE)
 @pytest.mark.parametrize("kind", ["no expansion at first", "no expansion later", "maps", "many rows", "deep"])
-def test_all_products(target: Target, kind: str) -> None:
+def test_all_products(target: Target, kind: str, element: Element) -> None:
     layers = network(kind)
-    chosen = dict.fromkeys(products(layers), "i8")
+    chosen = dict.fromkeys(products(layers), element)
     running, x = compiled(layers, chosen, multiplying_bytes(target)), an_input(layers)
-    defined = plain_bytes.forward(layers, x, set(chosen))
-    assert distance(outputs(running, x), defined) < SAME
-    assert distance(defined, plain_mbconv.forward(layers, x)) > 5 * SAME
+    defined = plain_whole.forward(layers, x, chosen)
+    off = distance(outputs(running, x), defined)
+    assert off < SAME
+    rounding = distance(defined, plain_mbconv.forward(layers, x))
+    assert off < rounding < (1 if element == "i8" else 0.01)
 
 
 def test_rough_swishes(target: Target) -> None:
@@ -63,7 +66,7 @@ def test_rough_swishes(target: Target) -> None:
     layers = network("many rows")
     chosen = dict.fromkeys(products(layers), "i8")
     running, x = compiled(layers, chosen, multiplying_bytes(target)), an_input(layers)
-    defined = plain_bytes.forward(layers, x, set(chosen))
+    defined = plain_whole.forward(layers, x, chosen)
     assert distance(outputs(running, x), defined) < 0.6 * distance(defined, plain_mbconv.forward(layers, x))
 
 
@@ -73,7 +76,7 @@ def test_some_products(target: Target, seed: int) -> None:
     """Of blocks with and without gates and expansions, heads of patches and dense classifiers; with weights given."""
     rng = np.random.default_rng(seed)
     layers = random_relu_layers(rng)
-    chosen: dict[str, Element] = {name: "i8" if rng.random() < 0.6 else "f32" for name in products(layers)}
+    chosen: dict[str, Element] = {name: rng.choice(["f32", "i16", "i8"]) for name in products(layers)}
     chosen[list(chosen)[-1]] = "i8"
     given = {
         name: (
@@ -88,7 +91,7 @@ def test_some_products(target: Target, seed: int) -> None:
     }
     layers = with_rounded(layers, given)
     running, x = compiled(layers, chosen, multiplying_bytes(target)), an_input(layers)
-    assert distance(outputs(running, x), plain_bytes.forward(layers, x, set(given))) < SAME
+    assert distance(outputs(running, x), plain_whole.forward(layers, x, chosen)) < SAME
 
 
 @pytest.mark.parametrize("spoiled", [np.nan, np.inf])
@@ -102,11 +105,10 @@ def test_no_number_goes_in_and_none_comes_out(target: Target, spoiled: float) ->
 
 
 def test_elements_are_those_that_were_chosen() -> None:
-    """What is not named is float32, and so is bfloat16 where a CPU has none."""
+    """What is not named is float32."""
     layers = network("deep")
-    chosen: dict[str, Element] = {"3.expand": "i8", "4.project": "bf16", "head": "i8"}
+    chosen: dict[str, Element] = {"3.expand": "i8", "4.project": "i16", "head": "i8"}
     made = elements(layers, "int8", chosen)
     assert made.expand == ("f32", "f32", "f32", "i8", "f32", "f32", "f32")
-    assert made.project == ("f32",) * 4 + ("bf16", "f32", "f32")
+    assert made.project == ("f32",) * 4 + ("i16", "f32", "f32")
     assert (made.head, made.dense) == ("i8", "f32")
-    assert elements(layers, "int8", chosen, bf16=False).project == ("f32",) * 7

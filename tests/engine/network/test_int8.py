@@ -25,7 +25,7 @@ def form() -> Int8Form:
     elements: dict[str, Element] = {}
     rounded = {}
     for number, (name, layer) in enumerate(products(LAYERS).items()):
-        elements[name] = "i8" if number % 2 else ("bf16" if number % 4 else "f32")
+        elements[name] = "i8" if number % 2 else ("i16" if number % 4 else "f32")
         if elements[name] == "i8":
             values = rng.integers(-127, 128, layer.weight.shape).astype(np.int8)
             scale = rng.uniform(0.01, 0.1, len(values)).astype(np.float32)
@@ -72,7 +72,7 @@ WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda a: a.update(format=np.array(2)), "of another format than 1"),
     (lambda a: a.update(names=a["names"][1:]), "are not two lists of the same length"),
     (lambda a: a.update(names=np.arange(len(a["names"]))), "are not two lists"),
-    (lambda a: a.update(elements=np.where(a["elements"] == "bf16", "i4", a["elements"])), "is 'i4', expected f32"),
+    (lambda a: a.update(elements=np.where(a["elements"] == "i16", "i4", a["elements"])), "is 'i4', expected f32"),
     (lambda a: a.pop(f"{ONE}.scale"), f"lacks the array '{ONE}.scale', or should not have it"),
     (lambda a: a.update(more=np.zeros(1)), "lacks the array 'more', or should not have it"),
     (lambda a: a.update({f"{ONE}.values": a[f"{ONE}.values"].astype(np.int16)}), "are not int8"),
