@@ -217,7 +217,7 @@ def _settle(
     """Choose, until the whole keeps the limits on calibration windows; then judge on the others."""
     windows, scores = prepared.windows, prepared.network.judged
     for share in SHARES:
-        chosen = choose(dict(errors), dict(costs), share * AIM.typical, share * AIM.worst)
+        chosen = choose({**errors}, {**costs}, share * AIM.typical, share * AIM.worst)
         elements: dict[str, Element] = {name: cast(Element, one) for name, one in zip(names, chosen, strict=True)}
         run = build(elements)
         quality = judge(run(windows.calibrate.inputs), prepared.calibrate, windows.calibrate.quiet, scores)
