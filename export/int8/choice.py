@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bce.engine.compiled.maps import Element
 from bce.engine.errors import BceError
 
-EXACT = "f32"
+EXACT: Element = "f32"
 
 Floats = NDArray[np.floating]
+ByElement = Mapping[Element, Floats]
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
@@ -25,7 +27,9 @@ class NoChoiceError(BceError):
     """No choice of elements keeps the quality: not even all of them exact."""
 
 
-def choose(errors: Mapping[str, Floats], costs: Mapping[str, Floats], typical: float, worst: float) -> list[str]:
+def choose(
+    errors: Mapping[Element, Floats], costs: Mapping[Element, Floats], typical: float, worst: float
+) -> list[Element]:
     """The element of each product: of those that keep the quality, about the fastest.
 
     Args:
@@ -63,7 +67,9 @@ class _Problem:
     worst: float
 
     @classmethod
-    def of(cls, errors: Mapping[str, Floats], costs: Mapping[str, Floats], typical: float, worst: float) -> _Problem:
+    def of(
+        cls, errors: Mapping[Element, Floats], costs: Mapping[Element, Floats], typical: float, worst: float
+    ) -> _Problem:
         exact = np.asarray(costs[EXACT], np.float64)
         windows = max((values.shape[1] for values in errors.values()), default=1)
         every = np.stack([*errors.values(), np.zeros((len(exact), windows))], axis=1).astype(np.float64)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from bce.export.int8.moments import hessians
 from bce.export.int8.onnx_form import LARGEST_WEIGHT, nodes_of, quantize_backbone
 from bce.export.int8.rounding import rounded
 from bce.export.int8.sensitivity import actual, sensitivities
-from bce.export.int8.windows import Windows
+from bce.export.int8.windows import Group, Windows
 from bce.export.proof.running import run_each
 
 ByElement = Mapping[Element, NDArray[np.float64]]
@@ -68,14 +68,22 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What both forms are made with: float32 outputs on both groups of windows."""
+    """What both forms are made with.
+
+    Attributes:
+        network, layers, forward: the float32 form.
+        tried: windows that the choice is made on: those of calibration, and some of other recordings.
+        judged: windows that nothing has seen.
+        tried_exact, judged_exact: float32 outputs on them.
+    """
 
     network: Network
     layers: Layers
     forward: Forward
-    windows: Windows
-    calibrate: Arrays
-    judge: Arrays
+    tried: Group
+    judged: Group
+    tried_exact: Arrays
+    judged_exact: Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,17 +124,18 @@ def make_int8(network: Network, windows: Windows, kernels: Path, graph: Path, sa
     layers = read_layers(network.backbone)
     forward = Forward(layers)
     exact = _session_run(network.backbone, network.head)
-    prepared = _Prepared(
-        network, layers, forward, windows, exact(windows.calibrate.inputs), exact(windows.judge.inputs)
-    )
+    check, judged = windows.judge.halves()
+    tried = windows.calibrate.joined(check)
+    prepared = _Prepared(network, layers, forward, tried, judged, exact(tried.inputs), exact(judged.inputs))
     say(
         f"int8: rounding the weights of {len(forward.names)} products on {len(windows.calibrate.inputs)} windows of "
         f"{windows.recordings} recording{'s' * (windows.recordings != 1)}"
     )
     moments = hessians(forward, windows.calibrate.inputs)
     report: dict[str, Any] = {
-        "windows": len(windows.judge.inputs),
+        "windows": len(judged.inputs),
         "calibrated_on": len(windows.calibrate.inputs),
+        "chosen_on": len(tried.inputs),
         "recordings": windows.recordings,
         "independent": windows.independent,
         "notes": list(windows.notes),
@@ -154,9 +163,9 @@ def _kernels(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tupl
     names = list(products(layers))
     integers = {name: integer_product(*weights[name]) for name in names}
     words = {name: word_product(forward.layers[name]) for name in names}
-    costs = compiled_costs(layers, prepared.windows.calibrate.inputs)
-    forms = {"i8": integers, "i16": words}
-    errors = sensitivities(forward, _telling(forward, prepared.windows.calibrate.inputs, integers), forms)
+    costs = compiled_costs(layers, prepared.tried.inputs)
+    forms: dict[Element, dict[str, Product]] = {"i8": integers, "i16": words}
+    errors = sensitivities(forward, _telling(forward, prepared.tried.inputs, integers), forms)
     errors = {element: found[: len(names)] for element, found in errors.items()}
     target = host_target()
     runs_here = target is not None and target.vnni
@@ -181,7 +190,7 @@ def _kernels(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tupl
 
 def _onnx(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tuple[dict[str, Any], list[str]]:
     """The form for ONNX Runtime, and what it misses."""
-    backbone, inputs = prepared.network.backbone, prepared.windows.calibrate.inputs
+    backbone, inputs = prepared.network.backbone, prepared.tried.inputs
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.onnx"
         nodes = nodes_of(backbone)
@@ -214,16 +223,16 @@ def _settle(
     say: Say,
     form: str,
 ) -> _Settled:
-    """Choose, until the whole keeps the limits on calibration windows; then judge on the others."""
-    windows, scores = prepared.windows, prepared.network.judged
+    """Choose, until the whole keeps its aims on the windows tried; then judge on the others."""
+    tried, judged, scores = prepared.tried, prepared.judged, prepared.network.judged
     for share in SHARES:
-        chosen = choose({**errors}, {**costs}, share * AIM.typical, share * AIM.worst)
-        elements: dict[str, Element] = {name: cast(Element, one) for name, one in zip(names, chosen, strict=True)}
+        chosen = choose(errors, costs, share * AIM.typical, share * AIM.worst)
+        elements = dict(zip(names, chosen, strict=True))
         run = build(elements)
-        quality = judge(run(windows.calibrate.inputs), prepared.calibrate, windows.calibrate.quiet, scores)
+        quality = judge(run(tried.inputs), prepared.tried_exact, tried.quiet, scores)
         if not list(quality.misses(AIM)):
             break
-    quality = judge(run(windows.judge.inputs), prepared.judge, windows.judge.quiet, scores)
+    quality = judge(run(judged.inputs), prepared.judged_exact, judged.quiet, scores)
     counted = ", ".join(f"{chosen.count(element)} {element}" for element in ("i8", "i16", "f32") if element in chosen)
     say(f"int8 for {form}: {counted}; {quality} on {quality.windows} other windows")
     return _Settled(elements, run, share, quality)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bce.engine.compiled.maps import Element
 from bce.export.int8.forward import Array, Forward, Product, batches, joined, side_by_side
 
 Errors = NDArray[np.float64]
@@ -23,7 +24,9 @@ _LEAST = 1e-12
 """Of an output's mean squared length over the windows: what a window's own is taken to be at least."""
 
 
-def sensitivities(forward: Forward, inputs: Array, forms: Mapping[str, Mapping[str, Product]]) -> dict[str, Errors]:
+def sensitivities(
+    forward: Forward, inputs: Array, forms: Mapping[Element, Mapping[str, Product]]
+) -> dict[Element, Errors]:
     """Squared relative errors of the outputs when one product alone has another form.
 
     Args:

@@ -48,11 +48,36 @@ class Group:
         inputs: float32 [n, *shape of the network's input].
         quiet: bool [n], those at less than -60 dB, and those made quieter.
         level_db: float64 [n], RMS about the mean re full scale.
+        made: bool [n], those made quieter, of noise or silent.
     """
 
     inputs: NDArray[np.float32]
     quiet: NDArray[np.bool_]
     level_db: NDArray[np.float64]
+    made: NDArray[np.bool_]
+
+    def joined(self, other: Group) -> Group:
+        """Both groups' windows."""
+        return Group(
+            np.concatenate([self.inputs, other.inputs]),
+            np.concatenate([self.quiet, other.quiet]),
+            np.concatenate([self.level_db, other.level_db]),
+            np.concatenate([self.made, other.made]),
+        )
+
+    def halves(self) -> tuple[Group, Group]:
+        """Two groups: of the windows as they were recorded, and of those made quieter, the first and the second half.
+
+        Windows stand recording by recording, so that the halves share the windows of one recording at most.
+        """
+        made = np.flatnonzero(self.made)
+        natural = np.flatnonzero(~self.made)
+        first = np.concatenate([natural[: len(natural) // 2], made[: len(made) // 2]])
+        second = np.setdiff1d(np.arange(len(self.inputs)), first)
+        one, other = (
+            Group(self.inputs[some], self.quiet[some], self.level_db[some], self.made[some]) for some in (first, second)
+        )
+        return one, other
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +269,7 @@ def _prepared(cuts: Sequence[Cut], frontend: Frontend, window: WindowSpec, seed:
     for one, out in zip(samples, inputs, strict=True):
         frontend.open(one).window(0, out)
     made = np.arange(len(samples)) >= len(cuts)
-    return Group(inputs, made | (levels < QUIET_DB), levels)
+    return Group(inputs, made | (levels < QUIET_DB), levels, made)
 
 
 def _quiet(cuts: Sequence[Cut], window: WindowSpec, seed: int) -> Iterator[Samples]:

@@ -37,7 +37,7 @@ def test_features_in_the_middle_and_at_worst() -> None:
     one = FEATURES.copy()
     one[22] *= np.float32(1.3)
     (worst,) = spoiled(block_1=one).misses()
-    assert worst == "relative L2 of the worst window 0.300, allowed 0.2"
+    assert worst == "relative L2 of the worst window 0.300, allowed 0.22"
 
 
 def test_logits() -> None:
