@@ -59,7 +59,7 @@ class Quality:
     scores: Agreement | None
     worst: float
 
-    def misses(self, limits: Limits = LIMITS) -> Iterator[str]:
+    def misses(self, limits: Limits) -> Iterator[str]:
         """What is too far, each in words; NaN is."""
         for name, distance in self.outputs.items():
             if not distance.typical <= limits.typical:

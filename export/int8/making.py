@@ -182,7 +182,7 @@ def _kernels(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tupl
         return _forward_run(forward, replaced, prepared.network.head)
 
     found = _settle(prepared, names, errors, costs.ms, build, say, "kernels")
-    misses = list(found.quality.misses())
+    misses = list(found.quality.misses(LIMITS))
     if not misses:
         form(found.elements).save(out)
     return _report(names, found, errors, costs, judged_by="kernels" if runs_here else "simulation"), misses
@@ -208,7 +208,7 @@ def _onnx(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tuple[d
         return _session_run(out, prepared.network.head)
 
     found = _settle(prepared, names, errors, costs.ms, build, say, "ONNX Runtime")
-    misses = list(found.quality.misses())
+    misses = list(found.quality.misses(LIMITS))
     if misses:
         out.unlink()
     return _report(names, found, errors, costs, judged_by="ONNX Runtime"), misses

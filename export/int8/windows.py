@@ -21,8 +21,8 @@ from bce.export.int8.listening import SILENT_DB, Cut, Heard, Samples, counted, h
 
 Say = Callable[[str], None]
 
-MOST_RECORDINGS = 96
-GROUP_WINDOWS = 64
+MOST_RECORDINGS = 192
+GROUP_WINDOWS = 96
 """Of a group, before some are repeated more quietly."""
 FEWEST_WINDOWS = 16
 """That sound, in all."""
@@ -126,7 +126,7 @@ class Cuts:
 def calibration_cuts(paths: Sequence[str | os.PathLike[str]], window: WindowSpec, say: Say = lambda line: None) -> Cuts:
     """Windows of recordings, decoded as the engine does it.
 
-    At most 96 recordings, spread evenly over those given, which go to the groups in turn. Of each, windows are spread
+    At most 192 recordings, spread evenly over those given, which go to the groups in turn. Of each, windows are spread
     evenly over its audio, and its quietest; silent ones are passed over. Every fourth is repeated 40 or 60 dB below;
     near-silent noise and digital silence stand at the end.
 

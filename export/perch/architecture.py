@@ -24,9 +24,6 @@ BLOCKS, EMBEDDING, LABEL = "blocks", "embedding", "label"
 """What a backbone graph may put out: features of blocks by their names, the embedding, the classifier's logits."""
 DEFAULT_BLOCKS = (21, 24, 25)
 """The blocks that hear species best by a nearest-neighbour probe, and what Perch heads are trained on."""
-INT8_FIRST_BLOCKS = (8, 14, 19)
-"""Where int8 may begin, fastest first. Before block 8 a window's maps are large and their channels few: int8 saves no
-time there and makes most of the error."""
 
 PROTOTYPES_PER_CLASS = 4
 NORM_EPSILON = 1e-5

@@ -8,7 +8,6 @@ the last block that an output needs. :func:`export_backbone` checks all of this 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from bce.engine.errors import ExportError
 from bce.engine.frontends.perch import INPUT
 from bce.export.classes import NO_SIGNAL, ClassMap
-from bce.export.perch.architecture import BLOCKS, EMBEDDING, FRAMES, LABEL, LAST_BLOCK, MELS, Architecture
+from bce.export.perch.architecture import BLOCKS, EMBEDDING, FRAMES, LABEL, MELS, Architecture
 from bce.export.perch.backbone import ProtoClassifier, build, folded, pooled
 from bce.export.perch.weights import Prototypes, Weights
 from bce.export.torch_graph import save, torch_to_onnx
@@ -169,20 +168,6 @@ def check_canonical(model: ir.Model, weights: Weights, module: Outputs) -> None:
         if node.op_type not in ALLOWED_IN_TRUNK:
             raise ExportError(f"the exported graph has a {node.op_type} ({node.name}) among its convolutions")
         trunk.extend(node.predecessors())
-
-
-_POINTWISE = re.compile(r"blocks\.(\d+)\.(?:expand|project)\.conv\.weight$")
-_HEAD = re.compile(r"\bhead\.conv\.weight$")
-
-
-def pointwise_block(weight: str) -> int | None:
-    """The block that a pointwise convolution belongs to, by the name of its weights in the exported graph.
-
-    The convolution behind the last block counts as one block more; a gate's small ones and all others are None.
-    """
-    if found := _POINTWISE.search(weight):
-        return int(found[1])
-    return LAST_BLOCK + 1 if _HEAD.search(weight) else None
 
 
 def output_widths(architecture: Architecture, outputs: Sequence[str], classes: int) -> dict[str, int]:

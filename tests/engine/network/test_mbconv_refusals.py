@@ -311,10 +311,15 @@ def test_the_tiny_bundle_is_another_network(model: Callable[[], Any], tmp_path: 
 
 
 def test_int8_is_refused(small_weights: Any, tmp_path: Path) -> None:
-    from bce.export.perch.graph import export_backbone, pointwise_block
-    from bce.export.proof.quantize import quantize_backbone
+    from bce.engine.compiled.products import products
+    from bce.export.int8.onnx_form import quantize_backbone
+    from bce.export.int8.rounding import nearest
+    from bce.export.perch.graph import export_backbone
 
     export_backbone(small_weights, tmp_path / "fp32.onnx", (8,))
-    quantize_backbone(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", 8, pointwise_block)
+    layer = products(read_layers(tmp_path / "fp32.onnx"))["8.expand"]
+    quantize_backbone(
+        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", {"8.expand": (nearest(layer.weight, 64), layer.bias)}
+    )
     with pytest.raises(NotMbconv, match=r"int8\.onnx: is no MBConv network that is known: \w+ '\w+' "):
         read_layers(tmp_path / "int8.onnx")

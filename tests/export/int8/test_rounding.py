@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from support.programs import an_input, network
 
 from bce.engine.compiled.layers import Pointwise, Rounded
-from bce.export.int8.forms import bfloat16_product, integer_product
+from bce.export.int8.forms import integer_product, word_product
 from bce.export.int8.forward import Forward, captured
 from bce.export.int8.moments import hessians
 from bce.export.int8.rounding import corrected, gptq, nearest, rounded
@@ -179,17 +179,15 @@ def test_a_window_has_its_own_range() -> None:
     assert all(torch.allclose(together[n], product(x[n : n + 1], layer, None)[0]) for n in range(3))
 
 
-def test_bfloat16_keeps_eight_bits() -> None:
-    """Truncation after adding half of the last bit and the bit itself, which is rounding half to even."""
+def test_words_are_nearly_exact() -> None:
+    """As many steps as a sum of so many products can hold in 32 bits, of the window's range and of the weights."""
     rng = np.random.default_rng(6)
-
-    def short(values: np.ndarray) -> np.ndarray:
-        bits = values.astype(np.float32).view(np.uint32)
-        kept: np.ndarray = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-        return kept.astype(np.float64)
-
     x, weight = rng.standard_normal((2, 5, 40)).astype(np.float32), rng.standard_normal((7, 40)).astype(np.float32)
     bias = rng.standard_normal(7).astype(np.float32)
     layer = Pointwise(weight, bias)
-    found = bfloat16_product(layer)(torch.from_numpy(x), layer, None).numpy()
-    assert np.allclose(found, short(x) @ short(weight).T + bias, atol=1e-4)
+    found = word_product(layer)(torch.from_numpy(x), layer, None).numpy()
+    exact, most = x.astype(np.float64) @ weight.T.astype(np.float64) + bias, int(np.sqrt(2**31 / 40))
+    step, scale = (x.max() - x.min()) / (2 * most), np.abs(weight).max() / most
+    limit = 0.5 * step * np.abs(weight).sum(axis=1) + 0.5 * scale * np.abs(x).sum(axis=2, keepdims=True)
+    assert (np.abs(found - exact) <= 1.1 * limit + 1e-5).all()
+    assert np.abs(found - exact).max() > 1e-5

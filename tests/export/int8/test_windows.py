@@ -13,7 +13,8 @@ from support.tiny_bundle import RATE, WINDOW_S
 from bce.engine.errors import AudioError, OptionsError
 from bce.engine.frontends.waveform import Waveform
 from bce.engine.geometry import WindowSpec
-from bce.export.int8.windows import Group, Windows, calibration_cuts
+from bce.export.int8 import windows as windows_module
+from bce.export.int8.windows import GROUP_WINDOWS, Group, Windows, calibration_cuts
 
 WINDOW = WindowSpec(RATE, WINDOW_S)
 
@@ -56,14 +57,15 @@ def test_recordings_go_to_the_groups_in_turn(folder: Path) -> None:
     audio = [windows_of(soundfile.read(folder / f"{number}.wav", dtype="float32")[0]) for number in range(8)]
     for group, first in ((windows.calibrate, 0), (windows.judge, 1)):
         counts = [sum(one.tobytes() in recording for one in natural(group)) for recording in audio]
-        assert counts == [16 if number % 2 == first else 0 for number in range(8)]
+        assert counts == [20 if number % 2 == first else 0 for number in range(8)]
 
 
 def test_a_fourth_is_repeated_more_quietly_and_silence_is_there(folder: Path) -> None:
     for group in (cut(folder).calibrate, cut(folder).judge):
-        assert len(group.inputs) == 64 + 16 + 2
         loud, quiet = natural(group), group.inputs[group.quiet]
-        assert len(loud) == 64
+        assert len(loud) == 80  # of all that sound
+        assert len(group.inputs) == 80 + 80 // 4 + 2
+        assert (group.made == group.quiet).all()
         for place, one in enumerate(quiet[:-2]):
             assert np.allclose(one, loud[4 * place] * (0.01, 0.001)[place % 2], rtol=1e-6)
         assert -91 < 20 * np.log10(quiet[-2].std()) < -89
@@ -86,7 +88,7 @@ def test_windows_are_of_all_the_audio_and_the_quietest_are_among_them(tmp_path: 
     for number, group in enumerate((cut(tmp_path).calibrate, cut(tmp_path).judge)):
         samples = np.frombuffer((tmp_path / f"{number}.npy").read_bytes(), np.float32).reshape(300, RATE)
         places = [row for one in group.inputs for row in range(300) if np.array_equal(samples[row], one)]
-        assert len(places) == 64
+        assert len(places) == GROUP_WINDOWS
         assert {77, 78, 203} <= set(places)
         assert all(any(first <= place < first + 30 for place in places) for first in range(0, 300, 30))
         quiet = [place for place, one in enumerate(group.inputs) if one.tobytes() == samples[77].tobytes()]
@@ -101,12 +103,11 @@ def test_short_recordings_leave_room_for_more_of_long_ones(tmp_path: Path) -> No
         assert 13 + 4 * 2 < len(natural(group)) <= 30 + 4 * 2
 
 
-def test_at_most_96_recordings_are_read(tmp_path: Path) -> None:
-    for number in range(110):
+def test_at_most_so_many_recordings_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows_module, "MOST_RECORDINGS", 20)
+    for number in range(27):
         write(tmp_path / f"{number}.wav", 3, seed=number)
-    windows = cut(tmp_path)
-    assert windows.recordings == 96
-    assert len(windows.calibrate.inputs) <= 96
+    assert cut(tmp_path).recordings == 20
 
 
 def test_one_recording_is_judged_on_its_second_half(tmp_path: Path) -> None:
@@ -208,3 +209,16 @@ def test_nothing_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF and nothing")
     with pytest.raises(AudioError, match="none of 1 recording can be read"):
         cut(tmp_path)
+
+
+def test_halves_of_a_group_share_nothing(folder: Path) -> None:
+    """Windows that were recorded and windows that were made are in both, in the order of the recordings."""
+    group = cut(folder).judge
+    one, other = group.halves()
+    both = one.joined(other)
+    assert sorted(both.level_db) == sorted(group.level_db)
+    assert {window.tobytes() for window in both.inputs} == {window.tobytes() for window in group.inputs}
+    for half in (one, other):
+        assert (~half.made).sum() == 40
+        assert half.made.sum() == 11
+    assert np.array_equal(natural(group), np.concatenate([natural(one), natural(other)]))

@@ -154,19 +154,6 @@ def test_other_graphs_are_refused(small_weights: Weights, tmp_path: Path) -> Non
         graph.check_canonical(model, small_weights, module)
 
 
-def test_pointwise_convolutions_are_told_by_their_weights(small_weights: Weights, whole: Path) -> None:
-    """The names that int8 goes by: every expansion and projection of the graph, and the convolution behind the last."""
-    model = onnx.load(whole)
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    found = [graph.pointwise_block(node.input[1]) for node in model.graph.node if node.op_type == "Conv"]
-    blocks = small_weights.architecture.blocks
-    expected = [block.index for block in blocks for _ in range(1 + (block.expand_ratio > 1))]
-    assert [index for index in found if index is not None] == [*expected, len(blocks)]
-    named = [name for name in shapes if graph.pointwise_block(name) is not None]
-    assert all(shapes[name][2:] == (1, 1) for name in named)
-    assert not any("gate" in name for name in named)
-
-
 def test_widths_are_those_of_the_graph(small_weights: Weights, whole: Path) -> None:
     widths = graph.output_widths(small_weights.architecture, NAMES, len(MEMBERS))
     outputs = onnx.load(whole).graph.output
