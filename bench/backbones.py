@@ -10,19 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bce.engine.compiled.network import CompiledNetwork
+from bce.engine.compiled.layers import Layers
+from bce.engine.compiled.maps import Element
+from bce.engine.compiled.network import CompiledNetwork, lacks
 from bce.engine.compiled.plan import Precision
-from bce.engine.compiled.targets import IsaName
+from bce.engine.compiled.targets import IsaName, host_target
 from bce.engine.errors import BceError
 from bce.engine.network.bundle import Bundle
+from bce.engine.network.int8 import INT8
 from bce.engine.network.mbconv import read_layers
 from bce.engine.network.onnx_backbone import OnnxRuntimeBackbone
 from bce.engine.network.openvino_backbone import OpenVinoBackbone
+from bce.engine.network.runtimes import RUNS, int8_form
 
 Outputs = list[NDArray[np.float32]]
 Run = Callable[[NDArray[np.float32]], Outputs]
 REFERENCE = "ONNX Runtime fp32"
-COMPILED: tuple[tuple[Precision, IsaName], ...] = (("fp32", "avx512"), ("fp32", "avx2"), ("bf16", "avx512"))
+COMPILED: tuple[tuple[Precision, IsaName], ...] = (
+    ("fp32", "avx512"),
+    ("fp32", "avx2"),
+    ("bf16", "avx512"),
+    ("int8", "avx512"),
+    ("int8", "avx2"),
+)
 """Precisions and vector forms that the compiled kernels have."""
 
 
@@ -46,17 +56,21 @@ class BackboneAlone:
 def backbones(bundle: Bundle, threads: int, absent: dict[str, str]) -> Iterator[BackboneAlone]:
     """The reference, then all other forms that there are here; none is held to a limit: that is for the reader.
 
+    A bundle that was exported with int8 has it for the kernels, for ONNX Runtime, or for both.
+
     Args:
         bundle: whose backbone it is.
         threads: how many will call.
         absent: gets the names of those that cannot run here, and why.
     """
     makers: dict[str, Callable[[], Run]] = {}
-    for precision in bundle.manifest.variants:
+    for precision in bundle.precisions:
         makers[f"ONNX Runtime {precision}"] = partial(_onnx_runtime, bundle, precision)
     for precision in ("fp32", "bf16"):
         makers[f"OpenVINO {precision}"] = partial(_openvino, bundle, precision, threads)
     for kind, isa in COMPILED:
+        if kind == "int8" and kind not in bundle.precisions:
+            continue
         makers[f"compiled {kind}, {isa}"] = partial(_compiled, bundle, kind, isa)
     for name, make in makers.items():
         try:
@@ -83,8 +97,32 @@ def _openvino(bundle: Bundle, precision: str, threads: int) -> Run:
     return openvino(bundle, precision, threads).run
 
 
+def has_kernels(bundle: Bundle, precision: str) -> bool:
+    """Whether the backend "auto" takes kernels for a precision of a bundle, as far as bundle and CPU decide it."""
+    if precision != "int8":
+        return precision in RUNS["compiled"]
+    target = host_target()
+    return bundle.file(INT8) is not None and target is not None and lacks(target, "int8") is None
+
+
+def compiled_layers(bundle: Bundle, precision: str) -> tuple[Layers, Mapping[str, Element] | None]:
+    """What the kernels run of a precision: the network, and for int8 what its products are.
+
+    Raises:
+        NotMbconv: the graph is of another kind.
+        BundleError: the bundle has no int8, or another network's.
+        CompiledError: it has int8 for ONNX Runtime alone.
+    """
+    layers = read_layers(bundle.backbone())
+    if precision != "int8":
+        return layers, None
+    form = int8_form(bundle)
+    return form.applied(layers), form.elements
+
+
 def _compiled(bundle: Bundle, precision: Precision, isa: IsaName) -> Run:
-    network = CompiledNetwork(read_layers(bundle.backbone()), precision, isa=isa)
+    layers, chosen = compiled_layers(bundle, precision)
+    network = CompiledNetwork(layers, precision, isa=isa, chosen=chosen)
     assert (network.form.precision, network.form.isa) == (precision, isa)
 
     def run(inputs: NDArray[np.float32]) -> Outputs:

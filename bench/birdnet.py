@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,20 @@ from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
 from bce.bench.materials import Work, describe
 from bce.engine.audio.reader import AudioReader
-from bce.engine.audio.recordings import audio_files
 from bce.engine.errors import OptionsError
+from bce.engine.files import sha256 as sha256_of
 from bce.engine.network.bundle import Bundle
 from bce.export.birdnet.frontend import read_frontend
 from bce.export.birdnet.locate import locate
 from bce.export.commands.birdnet import export_birdnet
-from bce.export.commands.options import BirdnetOptions
+from bce.export.commands.options import FP32, INT8, BirdnetOptions, check_precisions
+from bce.export.int8.listening import recordings_of
 from bce.export.proof.agreement import Agreement, rank_correlation_each
 from bce.export.readers.tflite_graph import TfliteGraph
 
 Array = NDArray[np.float32]
+_TAKE = re.compile(r"(?<=.)[-_ ][A-Za-z]$")
+"""What tells takes of a recording apart at the end of a name."""
 PUBLISHED, FIXED, FRONTEND = "LiteRT, the published file", "LiteRT, its network alone, fixed shapes", "frontend"
 
 
@@ -40,6 +46,9 @@ class BirdnetBenchOptions:
     Attributes:
         birdnet: as ``bce-export --birdnet`` takes it.
         audio: recordings and folders of them.
+        calibrate: of those on which int8 is made, which are then not compared on; none for every second one of
+            ``audio``.
+        precisions: of the bundles that are made.
         taxonomy: classes of a second bundle; None for all classes alone.
         windows: so many are timed in a round.
         rounds: of which the first warms up.
@@ -52,12 +61,64 @@ class BirdnetBenchOptions:
     windows: int = 12
     rounds: int = 25
     compared: int = 0
+    calibrate: tuple[Path, ...] = ()
+    precisions: tuple[str, ...] = (FP32, INT8)
 
     def __post_init__(self) -> None:
         if self.windows < 1 or self.rounds < 2:
             raise OptionsError("give at least one window and two rounds, of which the first warms up")
         if not self.audio:
             raise OptionsError("give real recordings with --audio: what is compared means nothing on others")
+        check_precisions(self.precisions, self.audio if INT8 in self.precisions else ())
+        if self.calibrate and INT8 not in self.precisions:
+            raise OptionsError("--calibrate is for int8: leave --precisions at fp32,int8")
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Whole recordings for either purpose: no copy of one serves both.
+
+    Attributes:
+        calibrate: on which int8 is made; none without int8.
+        compare: on which everything is timed and compared.
+    """
+
+    calibrate: tuple[Path, ...]
+    compare: tuple[Path, ...]
+
+    @property
+    def key(self) -> str:
+        """Names what int8 is made on: another set of recordings has another."""
+        return sha256("".join(sorted(map(sha256_of, self.calibrate))).encode()).hexdigest()[:12]
+
+
+def divided(options: BirdnetBenchOptions) -> Recordings:
+    """Divide the recordings; takes of one recording, such as clip-A and clip-B, stay together.
+
+    Raises:
+        OptionsError: none are left to compare on, or to calibrate on; a path does not exist.
+        AudioError: a folder holds no recordings.
+    """
+    if options.calibrate:
+        calibrate, _ = recordings_of(options.calibrate)
+        both, _ = recordings_of([*calibrate, *options.audio])  # of copies the first is kept
+        compare = both[len(calibrate) :]
+        if not compare:
+            raise OptionsError("all recordings of --audio are among those of --calibrate: give others to compare on")
+        return Recordings(tuple(calibrate), tuple(compare))
+    found, _ = recordings_of(options.audio)
+    if INT8 not in options.precisions:
+        return Recordings((), tuple(found))
+    sides: tuple[list[Path], list[Path]] = ([], [])
+    for place, (_, takes) in enumerate(groupby(found, lambda path: path.with_name(_TAKE.sub("", path.stem)))):
+        sides[place % 2].extend(takes)
+    if not sides[1]:
+        raise OptionsError(
+            "one recording cannot be divided: give more, or others to --calibrate, or leave int8 out with "
+            "--precisions fp32",
+            options.audio[0],
+        )
+    return Recordings(tuple(sides[1]), tuple(sides[0]))
 
 
 @dataclass
@@ -76,20 +137,22 @@ class _Bundle:
 def birdnet(options: BirdnetBenchOptions, work: Work) -> dict[str, Any]:
     """Measure on one thread, everything window by window in turn, in CPU time of the process."""
     model = locate(options.birdnet).model
-    made = [_opened(bundle) for bundle in _bundles(options, work)]
+    recordings = divided(options)
+    made = [_opened(bundle) for bundle in _bundles(options, recordings, work)]
     machine, watch = describe_machine(), Watch()
-    windows = list(_windows(made[0].bundle, options.audio, options.windows))
+    windows = list(_windows(made[0].bundle, recordings.compare, options.windows))
     work.say(f"timing {len(windows)} windows, {options.rounds} rounds")
     times = _times(_contestants(model, made, windows), len(windows), options.rounds)
     work.say("comparing precisions")
     whole = made[0]
-    compared = _compared(whole, _windows(whole.bundle, options.audio, options.compared))
+    compared = _compared(whole, _windows(whole.bundle, recordings.compare, options.compared))
     return {
         "kind": "birdnet",
         "machine": machine,
         "weights": describe(whole.bundle),
         "windows": len(windows),
         "rounds": options.rounds - 1,
+        "recordings": {"calibrate": len(recordings.calibrate), "compare": len(recordings.compare)},
         "speed": [
             {
                 "name": name,
@@ -99,15 +162,23 @@ def birdnet(options: BirdnetBenchOptions, work: Work) -> dict[str, Any]:
             for name, found in times.items()
         ],
         "precision": [{"name": name, **change} for name, change in compared.items()],
-        "absent": whole.absent,
+        "absent": {f"{name}, {each.classes} classes": why for each in made for name, why in each.absent.items()},
         "load": watch.stop(),
     }
 
 
-def _bundles(options: BirdnetBenchOptions, work: Work) -> Iterator[Bundle]:
+def _bundles(options: BirdnetBenchOptions, recordings: Recordings, work: Work) -> Iterator[Bundle]:
     for taxonomy in dict.fromkeys((None, options.taxonomy)):
         name = "birdnet" if taxonomy is None else f"birdnet_{taxonomy.stem}"
-        given = BirdnetOptions(options.birdnet, work.folder / name, taxonomy=taxonomy)
+        if recordings.calibrate:
+            name = f"{name}_int8_{recordings.key}"
+        given = BirdnetOptions(
+            options.birdnet,
+            work.folder / name,
+            taxonomy=taxonomy,
+            precisions=options.precisions,
+            calibrate=recordings.calibrate,
+        )
         yield Bundle.load(given.out) if Path(given.out).exists() else export_birdnet(given, work.say)
 
 
@@ -116,11 +187,11 @@ def _opened(bundle: Bundle) -> _Bundle:
     return _Bundle(bundle, list(backbones(bundle, 1, absent)), absent)
 
 
-def _windows(bundle: Bundle, audio: tuple[Path, ...], most: int) -> Iterator[Array]:
-    """Windows of recordings, side by side; the first of each recording, the second, ... where not all are wanted."""
+def _windows(bundle: Bundle, recordings: Sequence[Path], most: int) -> Iterator[Array]:
+    """Windows of recordings, side by side; spread evenly over them where not all are wanted."""
     manifest = bundle.manifest
     found: list[Array] = []
-    for path in (path for given in audio for path in audio_files(given)):
+    for path in recordings:
         with AudioReader(path, manifest.window.sample_rate, manifest.grid) as reader:
             for block in reader:
                 found.extend(block.samples.reshape(-1, manifest.window.samples))

@@ -28,9 +28,24 @@ def birdnet_tables(content: dict[str, Any]) -> Iterator[str]:
         )
     yield from markdown(("", "ms", "LiteRT / this"), rows)
     yield ""
-    yield f"Logits of {content['precision'][0]['windows']} windows against ONNX Runtime fp32, centred for each class:"
+    yield (
+        f"Logits of {content['precision'][0]['windows']} windows against ONNX Runtime fp32, centred for each class"
+        f"{_calibrated(content)}:"
+    )
     yield ""
     yield from _precision(content["precision"])
+    if content["absent"]:
+        yield ""
+        yield from (f"- {name}: left out, {reason}." for name, reason in content["absent"].items())
+
+
+def _calibrated(content: dict[str, Any]) -> str:
+    """What int8 was made on; results of earlier versions have none."""
+    recordings = content.get("recordings", {"calibrate": 0})
+    if not recordings["calibrate"]:
+        return ""
+    made_on, others = recordings["calibrate"], recordings["compare"]
+    return f"; int8 was calibrated on {made_on} recordings, the windows are of {others} others"
 
 
 def _precision(entries: list[dict[str, Any]]) -> Iterator[str]:

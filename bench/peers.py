@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bce.bench import contestants as ways
-from bce.bench.backbones import REFERENCE, Distance, NotHere, backbones
+from bce.bench.backbones import REFERENCE, Distance, NotHere, backbones, has_kernels
 from bce.bench.capped import NAME as CAPPED
 from bce.bench.capped import Capped
 from bce.bench.contestants import ALONE, Contestant
@@ -103,9 +103,14 @@ def peers(options: PeersOptions, work: Work) -> dict[str, Any]:
 
 
 def our_ways(made: Bundle) -> list[tuple[str, str]]:
-    """Precision and backend of each way to run ``bce``: by itself in all precisions, and as it was without kernels."""
-    others = [precision for precision in made.manifest.variants if precision != "fp32"]
-    return [("fp32", "auto"), ("bf16", "auto"), *((precision, "auto") for precision in others), ("fp32", "onnxruntime")]
+    """Precision and backend of each way to run ``bce``: by itself in all precisions, and as it was without kernels.
+
+    Where int8 runs in ONNX Runtime by itself, it is not measured there twice.
+    """
+    others = [precision for precision in made.precisions if precision != "fp32"]
+    alone = [precision for precision in made.manifest.variants if has_kernels(made, precision)]
+    by_itself = [(precision, "auto") for precision in ("fp32", "bf16", *others)]
+    return [*by_itself, *((precision, "onnxruntime") for precision in alone)]
 
 
 def _per_window(options: PeersOptions, work: Work, model: Path, made: Bundle, folder: Path) -> dict[str, Any]:

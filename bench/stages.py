@@ -68,6 +68,7 @@ def arithmetic(
     """
     found: dict[str, Arithmetic] = {}
     operands = elements(layers, precision, chosen)
+    of_blocks = [swish_for("i8" if operands.rough else element, isa) for element in operands.project]
     sizes = list(layers.sizes())
     pixels = prod(sizes[0][0])
     if isinstance(layers.stem, PooledStem):
@@ -75,29 +76,29 @@ def arithmetic(
         stem += Arithmetic(layers.stem.pool.weight.size * pixels)
     else:
         stem = Arithmetic(layers.stem.weight.size * pixels)
-        stem += _swishes(len(layers.stem.bias) * pixels, operands.project[0], isa)
+        stem += Arithmetic(**{of_blocks[0]: len(layers.stem.bias) * pixels})
     alone = layers.blocks[0].expand is not None or isinstance(layers.stem, PooledStem)
     if alone:
         found["stem"] = stem
     for index, (block, (size_in, size_out)) in enumerate(zip(layers.blocks, sizes, strict=True)):
         channels = len(block.depthwise.bias)
         pixels_in, pixels = prod(size_in), prod(size_out)
-        element = operands.project[index]
-        made = Arithmetic(block.depthwise.weight.size * pixels) + _swishes(channels * pixels, element, isa)
+        swish = of_blocks[index]
+        made = Arithmetic(block.depthwise.weight.size * pixels) + Arithmetic(**{swish: channels * pixels})
         if block.expand is not None:
             made += _product(block.expand.weight.size * pixels_in, operands.expand[index])
-            made += _swishes(channels * pixels_in, element, isa)
+            made += Arithmetic(**{swish: channels * pixels_in})
         elif index == 0 and not alone:
             made += stem
         found[f"{index} expand"] = made
-        found[f"{index} project"] = _product(block.project.weight.size * pixels, element)
+        found[f"{index} project"] = _product(block.project.weight.size * pixels, operands.project[index])
     if isinstance(layers.head, PatchHead):
         found["head"] = _product(layers.head.weight.size * prod(layers.head.size(*sizes[-1][1])), operands.head)
         if layers.dense is not None:
             found["dense"] = _product(layers.dense.weight.size, operands.dense)
     elif layers.head is not None:
         pixels = prod(sizes[-1][1])
-        activations = _swishes(len(layers.head.bias) * pixels, operands.head, isa)
+        activations = Arithmetic(**{swish_for(operands.head, isa): len(layers.head.bias) * pixels})
         found["head"] = _product(layers.head.weight.size * pixels, operands.head) + activations
         if layers.prototypes is not None and any(tap.kind == "label" for tap in layers.taps):
             found["label"] = Arithmetic(layers.prototypes.vectors.size * pixels)
@@ -106,10 +107,6 @@ def arithmetic(
 
 def _product(multiplications: int, element: Element) -> Arithmetic:
     return Arithmetic(**{element: multiplications})
-
-
-def _swishes(count: int, element: Element, isa: Isa) -> Arithmetic:
-    return Arithmetic(**{swish_for(element, isa): count})
 
 
 def alike(layers: Layers) -> Iterator[range]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from bce.engine.errors import BundleError, TableError
 from bce.engine.files import sha256
 from bce.engine.frontends.base import Frontend, make_frontend
+from bce.engine.network.int8 import INT8
 from bce.engine.network.manifest import Manifest
 from bce.engine.network.onnx_file import check_self_contained
 from bce.engine.taxonomy import Taxonomy
@@ -98,16 +99,25 @@ class Bundle:
         """The path of a file of the bundle, or None when the bundle does not have it."""
         return self.path / name if name in self.manifest.files else None
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What the backbone was exported in: the precisions of its graphs, and int8 where the kernels alone have it."""
+        kernels = () if self.file(INT8) is None else ("int8",)
+        return tuple(dict.fromkeys((*self.manifest.variants, *kernels)))
+
     def backbone(self, precision: str = "fp32") -> Path:
         """The backbone graph of a precision.
 
         Raises:
-            BundleError: the bundle was not exported with it.
+            BundleError: the bundle was not exported with it, or has no graph of it.
         """
         variants = self.manifest.variants
-        if precision not in variants:
-            raise BundleError(f"has no {precision} backbone, only {', '.join(variants)}", self.path)
-        return self.path / variants[precision]
+        if precision in variants:
+            return self.path / variants[precision]
+        if precision in self.precisions:
+            raise BundleError(f"has {precision} for the compiled kernels alone: leave --backend at auto", self.path)
+        how = ": export it with --precision fp32,int8 --calibrate FOLDER" if precision == "int8" else ""
+        raise BundleError(f"has no {precision} backbone, only {', '.join(self.precisions)}{how}", self.path)
 
     def frontend(self) -> Frontend:
         """What turns the bundle's windows into its network's input.

@@ -63,7 +63,7 @@ def info_lines(bundle: Bundle) -> Iterator[str]:
     yield f"  placing      shifts {shifts} s; of a longer chunk the {placing.reduce} of windows up to {apart:g} s apart"
     for name in manifest.files:
         yield f"  file         {name}, {(bundle.path / name).stat().st_size / 1e6:.2f} MB"
-    yield f"  precisions   {', '.join(manifest.variants)}"
+    yield f"  precisions   {', '.join(bundle.precisions)}"
     yield f"  made with    {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}"
     yield f"  identity     {manifest.identity}"
     yield from _parity_lines(bundle)

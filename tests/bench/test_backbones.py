@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.forms import host
+from support.int8_bundle import with_int8
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
 
+from bce.bench import backbones as forms_of
 from bce.bench import capped
-from bce.bench.backbones import COMPILED, REFERENCE, Distance, NotHere, backbones, furthest
+from bce.bench.backbones import COMPILED, REFERENCE, Distance, NotHere, backbones, furthest, has_kernels
+from bce.engine.compiled.targets import Target
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import bundle_path
 
@@ -41,12 +44,42 @@ def test_all_forms_give_what_onnx_runtime_gives() -> None:
     inputs = rng.uniform(-1, 0.2, (2, *bundle.manifest.input.shape)).astype(np.float32)
     expected = forms.pop(REFERENCE)(inputs)
     assert f"compiled fp32, {host().isa}" in forms
-    names = {f"compiled {precision}, {isa}" for precision, isa in COMPILED} | {"OpenVINO fp32", "OpenVINO bf16"}
-    assert names <= set(forms) | set(absent)
+    names = {f"compiled {precision}, {isa}" for precision, isa in COMPILED if precision != "int8"}
+    assert names | {"OpenVINO fp32", "OpenVINO bf16"} == set(forms) | set(absent)  # it was exported without int8
     for name, run in forms.items():
         distance = Distance(bundle.manifest.output_names)
         distance.add(expected, run(inputs))
         assert furthest(distance.to_json())["worst"] < (1e-4 if "fp32" in name else 0.1), name
+
+
+@pytest.mark.parametrize(("kernels", "graph"), [(True, True), (True, False), (False, True)])
+def test_int8_is_where_the_bundle_and_the_cpu_have_it(tmp_path: Path, kernels: bool, graph: bool) -> None:
+    bundle, absent = with_int8(tmp_path / "b", kernels=kernels, graph=graph), dict[str, str]()
+    forms = {form.name: form.run for form in backbones(bundle, 1, absent)}
+    inputs = np.random.default_rng(0).uniform(-1, 0.2, (2, *bundle.manifest.input.shape)).astype(np.float32)
+    best = f"compiled int8, {host().isa}"
+    assert {"ONNX Runtime int8", *(f"compiled int8, {isa}" for precision, isa in COMPILED if precision == "int8")} <= (
+        set(forms) | set(absent)
+    )
+    assert ("ONNX Runtime int8" in forms) == graph
+    assert (best in forms) == (kernels and host().vnni) == has_kernels(bundle, "int8")
+    if not graph:
+        assert absent["ONNX Runtime int8"].startswith("has int8 for the compiled kernels alone")
+    if not kernels:
+        assert absent[best] == "has int8 for ONNX Runtime alone"
+    if best in forms:
+        distance = Distance(bundle.manifest.output_names)
+        distance.add(forms[REFERENCE](inputs), forms[best](inputs))
+        assert 1e-4 < furthest(distance.to_json())["worst"] < 0.2
+
+
+def test_a_cpu_without_dot_products_of_bytes_has_no_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = with_int8(tmp_path / "b", kernels=True, graph=True)
+    monkeypatch.setattr(forms_of, "host_target", lambda: Target("haswell", "avx2"))
+    assert not has_kernels(bundle, "int8")
+    assert has_kernels(bundle, "fp32")
+    monkeypatch.setattr(forms_of, "host_target", lambda: Target("alderlake", "avx2", vnni=True))
+    assert has_kernels(bundle, "int8")
 
 
 def test_openvino_held_to_avx2_runs_and_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

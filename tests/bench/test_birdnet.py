@@ -12,8 +12,10 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
 
-from bce.bench.birdnet import BirdnetBenchOptions, changes
+from bce.bench import birdnet
+from bce.bench.birdnet import BirdnetBenchOptions, Recordings, changes, divided
 from bce.bench.figures import read_json
+from bce.bench.materials import Work
 from bce.bench.tables import put_into, table
 from bce.engine.errors import OptionsError
 from bce.export.proof.agreement import Agreement
@@ -55,11 +57,91 @@ def test_changes_of_one_quiet_window_have_no_order_of_classes() -> None:
         ({"audio": ()}, "give real recordings"),
         ({"audio": ("x",), "windows": 0}, "at least one window"),
         ({"audio": ("x",), "rounds": 1}, "two rounds"),
+        ({"audio": ("x",), "precisions": ("fp32", "bf16")}, "precision 'bf16' is unknown"),
+        ({"audio": ("x",), "precisions": ("int8",)}, "fp32 is always part of a bundle"),
+        ({"audio": ("x",), "precisions": ("fp32",), "calibrate": ("y",)}, "--calibrate is for int8"),
     ],
 )
 def test_bad_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(OptionsError, match=message):
         BirdnetBenchOptions("birdnetlib", **options)
+
+
+def files(folder: Path, *names: str) -> list[Path]:
+    """Files that hold their names' first word: "b_copy.ogg" is one of "b.ogg"."""
+    folder.mkdir(exist_ok=True)
+    found = [folder / name for name in names]
+    for path in found:
+        path.write_text(path.stem.removesuffix("_copy"))
+    return found
+
+
+def names_of(recordings: Recordings) -> tuple[list[str], list[str]]:
+    return [path.name for path in recordings.calibrate], [path.name for path in recordings.compare]
+
+
+def test_every_second_recording_is_calibrated_on_and_no_other_compared(tmp_path: Path) -> None:
+    folder = tmp_path / "audio"
+    files(folder, "1.ogg", "2-A.ogg", "2-B.ogg", "3.ogg", "4-A.ogg", "1_copy.ogg", "10.ogg")
+    found = divided(BirdnetBenchOptions("birdnet", (folder,)))
+    assert names_of(found) == (["2-A.ogg", "2-B.ogg", "4-A.ogg"], ["1.ogg", "3.ogg", "10.ogg"])
+    assert found.key == Recordings(found.calibrate[::-1], ()).key != Recordings(found.compare, ()).key
+    whole = divided(BirdnetBenchOptions("birdnet", (folder,), precisions=("fp32",)))
+    assert (len(whole.calibrate), len(whole.compare)) == (0, 6)
+
+
+def test_copies_of_calibration_recordings_are_not_compared_on(tmp_path: Path) -> None:
+    given = files(tmp_path / "a", "x.ogg", "y.ogg")
+    folder = tmp_path / "b"
+    files(folder, "x.ogg", "z.ogg", "z_copy.ogg")
+    both = (folder, *given)
+    assert names_of(divided(BirdnetBenchOptions("birdnet", both, calibrate=(given[0],)))) == (
+        ["x.ogg"],
+        ["z.ogg", "y.ogg"],
+    )
+    with pytest.raises(OptionsError, match="all recordings of --audio are among those of --calibrate"):
+        divided(BirdnetBenchOptions("birdnet", tuple(given), calibrate=(tmp_path / "a",)))
+    with pytest.raises(OptionsError, match="one recording cannot be divided"):
+        divided(BirdnetBenchOptions("birdnet", (given[0],)))
+
+
+def test_bundles_are_calibrated_and_kept_by_what_they_are_calibrated_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "audio"
+    files(folder, "1.ogg", "2.ogg", "3.ogg")
+    asked: list = []
+    monkeypatch.setattr(birdnet, "export_birdnet", lambda options, say: asked.append(options))
+    taxonomy = tmp_path / "t.csv"
+    for precisions in (("fp32", "int8"), ("fp32",)):
+        options = BirdnetBenchOptions("birdnet", (folder,), taxonomy, precisions=precisions)
+        list(birdnet._bundles(options, divided(options), Work(tmp_path)))
+    key = Recordings((folder / "2.ogg",), ()).key
+    assert [Path(one.out).name for one in asked] == [
+        f"birdnet_int8_{key}",
+        f"birdnet_t_int8_{key}",
+        "birdnet",
+        "birdnet_t",
+    ]
+    assert [(one.precisions, len(one.calibrate), one.taxonomy) for one in asked] == [
+        (("fp32", "int8"), 1, None),
+        (("fp32", "int8"), 1, taxonomy),
+        (("fp32",), 0, None),
+        (("fp32",), 0, taxonomy),
+    ]
+
+
+def test_the_table_says_that_int8_was_calibrated_on_others() -> None:
+    content = read_json(RESULT)
+    assert "calibrated" not in "\n".join(table(content))
+    content["recordings"] = {"calibrate": 4, "compare": 5}
+    content["absent"] = {"compiled int8, avx2, 6522 classes": "this CPU has no such thing"}
+    lines = table(content)
+    assert any(
+        line.endswith("for each class; int8 was calibrated on 4 recordings, the windows are of 5 others:")
+        for line in lines
+    )
+    assert lines[-1] == "- compiled int8, avx2, 6522 classes: left out, this CPU has no such thing."
 
 
 def test_the_page_is_what_its_result_says(tmp_path: Path) -> None:

@@ -15,12 +15,17 @@ from scipy import stats
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
 
+from bce.bench import backbones
 from bce.bench.budget_report import form_of, split, ways_to_run
 from bce.bench.figures import figure, ratio, read_json, slope, write_json
 from bce.bench.memory import curve
+from bce.bench.peers import our_ways
 from bce.bench.processes import ProcessRun
+from bce.engine.compiled.targets import Target
 from bce.engine.errors import OptionsError
 from bce.engine.network.bundle import Bundle
+from bce.engine.network.int8 import INT8
+from bce.engine.network.manifest import Manifest
 
 TIMES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30)
 
@@ -115,9 +120,28 @@ def test_forms_are_named_without_the_cpu(record: dict[str, str], text: str) -> N
     assert form_of(record) == text
 
 
-def test_no_way_runs_twice() -> None:
-    manifest = SimpleNamespace(variants={"fp32": "", "int8": ""})
-    made = cast(Bundle, SimpleNamespace(manifest=manifest))
+@pytest.mark.parametrize(
+    ("kernels", "graph", "vnni", "twice", "alone"),
+    [
+        (False, True, True, ["auto"], ["onnxruntime"]),
+        (True, True, False, ["auto"], ["onnxruntime"]),
+        (True, True, True, ["auto", "onnxruntime"], ["onnxruntime"]),
+        (True, False, True, ["auto"], []),
+        (False, False, True, [], []),
+    ],
+)
+def test_no_way_runs_twice(
+    kernels: bool, graph: bool, vnni: bool, twice: list[str], alone: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbones, "host_target", lambda: Target("any", "avx512", vnni=vnni))
+    manifest = SimpleNamespace(
+        variants={"fp32": ""} | ({"int8": ""} if graph else {}), files={INT8: ""} if kernels else {}
+    )
+    made = Bundle(Path("b"), cast(Manifest, manifest))
     both = ways_to_run(made, ("auto", "onnxruntime"))
-    assert both == [("fp32", "auto"), ("fp32", "onnxruntime"), ("bf16", "auto"), ("int8", "auto")]
-    assert ways_to_run(made, ("onnxruntime",)) == [("fp32", "onnxruntime"), ("int8", "onnxruntime")]
+    always = [("fp32", "auto"), ("fp32", "onnxruntime"), ("bf16", "auto")]
+    assert both == [*always, *(("int8", backend) for backend in twice)]
+    only = ways_to_run(made, ("onnxruntime",))
+    assert only == [("fp32", "onnxruntime"), *(("int8", backend) for backend in alone)]
+    assert set(our_ways(made)) == set(both)
+    assert len(our_ways(made)) == len(both)

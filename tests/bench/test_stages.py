@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import plain_mbconv
 from support.forms import host
+from support.int8_bundle import with_int8
 from support.plain_mbconv import random_layers, random_relu_layers
 
 pytest.importorskip("psutil", reason="benchmarks need the extra bce[bench]")
 
-from bce.bench.kernels import KernelsOptions, _form
+from bce.bench.kernel_tables import kernels_tables
+from bce.bench.kernels import Form, KernelsOptions, _form, _forms
 from bce.bench.peaks import Peaks
 from bce.bench.stages import OUTPUTS, PARTS, Arithmetic, alike, arithmetic, rows
 from bce.engine.compiled.generate import generate
 from bce.engine.compiled.lanes import AVX2, AVX512
 from bce.engine.compiled.layers import Layers, Pointwise
+from bce.engine.compiled.maps import Element
 from bce.engine.compiled.timing import Timed
 from bce.engine.errors import OptionsError
+from bce.engine.network.bundle import Bundle
+from bce.engine.network.default import bundle_path
 
 SEEDS = st.integers(0, 2**32 - 1)
 RATES = {"cycles": 4e9, "f32": 1e9, "bf16": 2e9, "i16": 2e9, "i8": 4e9, "rough": 4e8, "exact": 3e8}
@@ -118,12 +124,53 @@ def test_parts_of_a_window_are_all_of_it() -> None:
     assert len(clock) == 1 + len(timed.stages)
     assert np.all(np.diff(clock) >= 0)
     assert clock[-1] > clock[0]
-    form = _form(layers, "fp32", target, timed.stages, clock[None] / 1e9, RATES)
+    form = _form(Form("fp32", target, layers), timed.stages, clock[None] / 1e9, RATES)
     parts = [part for row in form["rows"] for part in row["parts"].values()]
     assert sum(part["ms"] for part in parts) == pytest.approx(form["figure"]["median"])
     assert sum(part["floor_ms"] for part in parts) == pytest.approx(form["floor_ms"])
     assert sum(part["multiplications"] for part in parts) == form["multiplications"]
     assert {key for row in form["rows"] for key in row["parts"]} == {*PARTS, ""}
+
+
+def test_activations_of_int8_are_rough_behind_every_product() -> None:
+    """As :attr:`bce.engine.compiled.plan.Elements.rough` says; a head's are as its own product."""
+    layers = random_layers(np.random.default_rng(1), blocks=4, head=True)
+    chosen: dict[str, Element] = {"2.project": "i8", "3.project": "i16"}
+    total = sum(arithmetic(layers, "int8", AVX512, chosen).values(), Arithmetic())
+    plain = sum(arithmetic(layers, "fp32", AVX512).values(), Arithmetic())
+    head = len(layers.head.bias) * np.prod(list(layers.sizes())[-1][1])
+    assert (total.rough, total.exact) == (plain.exact - head, head)
+    assert sum(arithmetic(layers, "int8", AVX2, chosen).values(), Arithmetic()).rough == 0
+    sizes = [np.prod(size) for _, size in layers.sizes()]
+    assert total.i8 == layers.blocks[2].project.weight.size * sizes[2]
+    assert total.i16 == layers.blocks[3].project.weight.size * sizes[3]
+    assert total.multiplications == plain.multiplications
+
+
+def test_int8_is_a_form_where_bundle_and_cpu_have_it(tmp_path: Path) -> None:
+    target = host()
+    options = KernelsOptions(precisions=("int8",), isas=(target.isa,))
+    name = f"compiled int8, {target.isa}"
+    found, absent = _forms(options, with_int8(tmp_path / "graph", kernels=False, graph=True))
+    assert (found, absent) == ([], {name: "has int8 for ONNX Runtime alone"})
+    found, absent = _forms(options, Bundle.load(bundle_path()))
+    assert not found
+    assert "has no int8 backbone, only fp32" in absent[name]
+    found, absent = _forms(options, with_int8(tmp_path / "kernels", kernels=True, graph=False))
+    if not target.vnni:
+        assert (found, absent) == ([], {name: "this CPU has no dot products of whole numbers (AVX512_VNNI, AVX_VNNI)"})
+        return
+    assert absent == {}
+    (form,) = found
+    timed = Timed(form.layers, form.precision, form.target, form.chosen)
+    clock = timed.run(np.zeros(form.layers.shape, np.float32))
+    result = _form(form, timed.stages, clock[None] / 1e9, RATES)
+    assert (result["name"], result["precision"]) == (name, "int8")
+    count = sum(result["products"].values())
+    assert result["products"] == {"f32": 1, "i16": 1, "i8": count - 2}
+    assert result["floor_ms"] > 0
+    lines = list(kernels_tables({"peaks": [], "forms": [result], "absent": {}}))
+    assert lines[-1] == f"{name}: {count - 2} products of bytes, 1 of 16 bits, 1 in float32."
 
 
 def test_peaks_have_a_rate_for_all_that_is_counted() -> None:

@@ -147,6 +147,15 @@ def test_kernels_table_holds_the_figures() -> None:
     assert of_row["all"][-2:] == ["**4.00** (30)", "2.00"]
 
 
+def test_only_peaks_that_were_measured_have_a_row() -> None:
+    lines = table(KERNELS)
+    assert not any("multiply-adds of bytes" in line or "bfloat16" in line for line in lines)
+    new = KERNELS | {"peaks": [*KERNELS["peaks"], {"isa": "avx2", "name": "i8", "rate": entry(250e9)}]}
+    of_row = {cells(line)[0]: cells(line)[1:] for line in table(new) if line.startswith("|")}
+    assert of_row["multiply-adds of bytes, G/s"] == ["250.0"]
+    assert "multiply-adds of 16 bits, G/s" not in of_row
+
+
 def test_fidelity_table_holds_the_figures() -> None:
     lines = table(FIDELITY)
     assert cells(next(line for line in lines if "block_2" in line))[2:] == ["3.0e-06", "2.0e-06", "4.0e-06"]
@@ -212,6 +221,8 @@ def test_lists_are_parsed() -> None:
     assert (given.threads, given.precisions) == ((1, 4), ("fp32", "int8"))
     given = parser().parse_args(["kernels", "--isa", "avx2", "--precision", "bf16,fp32"])
     assert (given.isa, given.precision) == (("avx2",), ("bf16", "fp32"))
+    given = parser().parse_args(["birdnet", "--audio", "a", "b", "--calibrate", "c", "--precisions", "fp32"])
+    assert (given.audio, given.calibrate, given.precisions) == ([Path("a"), Path("b")], [Path("c")], ("fp32",))
     with pytest.raises(SystemExit):
         parser().parse_args(["peers", "--threads", "two"])
 

@@ -77,7 +77,9 @@ def test_a_precision_that_the_bundle_lacks_is_named_with_those_that_it_has(tmp_p
     tiny.seal(tmp_path / "b")
     manifest = tmp_path / "b" / "bundle.json"
     manifest.write_text(manifest.read_text().replace(', "int8": "net8.onnx"', ""))
-    with pytest.raises(BundleError, match="has no int8 backbone, only fp32"):
+    with pytest.raises(
+        BundleError, match="has no int8 backbone, only fp32: export it with --precision fp32,int8 --calibrate FOLDER"
+    ):
         Engine(Bundle.load(tmp_path / "b"), EngineOptions(precision="int8"))
 
 
