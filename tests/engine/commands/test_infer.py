@@ -64,10 +64,6 @@ def test_quiet_says_only_what_went_wrong(
         (["{bundle}", "--features", "f.csv", "{sounds}"], "f.csv: features are written as parquet"),
         (["{bundle}", "--precision", "int8", "{sounds}"], "has no int8 backbone"),
         (
-            ["{bundle}", "--objects", ".", "--precision", "int8", "{sounds}"],
-            "which --backend auto --precision int8 does not run",
-        ),
-        (
             ["{bundle}", "--objects", ".", "--backend", "onnxruntime", "{sounds}"],
             "--backend onnxruntime --precision fp32 does not run",
         ),

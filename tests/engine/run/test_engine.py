@@ -51,7 +51,7 @@ def engine(bundle: Bundle) -> Engine:
         ({"threads": "2"}, "threads is '2', it must be a whole number"),
         ({"precision": "banana"}, "precision is 'banana', it must be one of fp32, int8, bf16"),
         ({"precision": "bf16", "backend": "onnxruntime"}, "the onnxruntime backend runs fp32 and int8, not bf16"),
-        ({"precision": "int8", "backend": "compiled"}, "the compiled backend runs fp32 and bf16, not int8"),
+        ({"precision": "int8", "backend": "openvino"}, "the openvino backend runs fp32 and bf16, not int8"),
         ({"objects": 3}, "objects is 3, it must be a folder"),
         ({"backend": "x"}, "backend is 'x', it must be one of auto, compiled, onnxruntime, openvino"),
         ({"features": "row"}, "features is 'row', it must be one of None, chunk, window"),
