@@ -16,6 +16,7 @@ from bce.engine.compiled.maps import Element
 from bce.engine.compiled.products import products
 from bce.engine.compiled.targets import host_target
 from bce.engine.compiled.timing import Timed
+from bce.engine.errors import CompiledError
 from bce.engine.network.sessions import profiled_nodes
 
 ROUNDS = 12
@@ -50,10 +51,13 @@ def compiled_costs(layers: Layers, inputs: NDArray[np.float32]) -> Costs:
         inputs: float32 [windows, *shape of one].
     """
     target, names = host_target(), list(products(layers))
-    if target is None or not target.vnni:
+    try:
+        if target is None or not target.vnni:
+            raise CompiledError("this CPU multiplies no bytes")
+        timed = {element: Timed(layers, "int8", target, dict.fromkeys(names, element)) for element in ASSUMED}
+    except CompiledError:  # also where llvmlite is too old
         size = _multiplications(layers)
         return Costs({element: size * share for element, share in ASSUMED.items()}, measured=False)
-    timed = {element: Timed(layers, "int8", target, dict.fromkeys(names, element)) for element in ASSUMED}
     ticks: dict[Element, list[NDArray[np.int64]]] = {element: [] for element in timed}
     began, first, last = time.perf_counter(), 0, 0
     for number in range(ROUNDS + 1):  # the first warms up

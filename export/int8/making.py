@@ -15,7 +15,6 @@ from bce.engine.compiled.layers import Layers, Rounded
 from bce.engine.compiled.maps import Element, levels
 from bce.engine.compiled.network import CompiledNetwork
 from bce.engine.compiled.products import products
-from bce.engine.compiled.targets import host_target
 from bce.engine.errors import ParityError
 from bce.engine.network.bundle import LOGITS
 from bce.engine.network.int8 import Int8Form
@@ -167,25 +166,23 @@ def _kernels(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tupl
     forms: dict[Element, dict[str, Product]] = {"i8": integers, "i16": words}
     errors = sensitivities(forward, _telling(forward, prepared.tried.inputs, integers), forms)
     errors = {element: found[: len(names)] for element, found in errors.items()}
-    target = host_target()
-    runs_here = target is not None and target.vnni
 
     def form(elements: Mapping[str, Element]) -> Int8Form:
         whole = {name: weights[name] for name, element in elements.items() if element == "i8"}
         return Int8Form(dict(elements), whole)
 
     def build(elements: Mapping[str, Element]) -> Run:
-        if runs_here:
+        if costs.measured:
             made = form(elements)
             return _compiled_run(made.applied(layers), made.elements, prepared.network.head)
         replaced = {name: forms[element][name] for name, element in elements.items() if element != "f32"}
         return _forward_run(forward, replaced, prepared.network.head)
 
     found = _settle(prepared, names, errors, costs.ms, build, say, "kernels")
-    misses = list(found.quality.misses(LIMITS))
+    misses = _misses(found)
     if not misses:
         form(found.elements).save(out)
-    return _report(names, found, errors, costs, judged_by="kernels" if runs_here else "simulation"), misses
+    return _report(names, found, errors, costs, judged_by="kernels" if costs.measured else "simulation"), misses
 
 
 def _onnx(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tuple[dict[str, Any], list[str]]:
@@ -208,7 +205,7 @@ def _onnx(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tuple[d
         return _session_run(out, prepared.network.head)
 
     found = _settle(prepared, names, errors, costs.ms, build, say, "ONNX Runtime")
-    misses = list(found.quality.misses(LIMITS))
+    misses = _misses(found)
     if misses:
         out.unlink()
     return _report(names, found, errors, costs, judged_by="ONNX Runtime"), misses
@@ -236,6 +233,13 @@ def _settle(
     counted = ", ".join(f"{chosen.count(element)} {element}" for element in ("i8", "i16", "f32") if element in chosen)
     say(f"int8 for {form}: {counted}; {quality} on {quality.windows} other windows")
     return _Settled(elements, run, share, quality)
+
+
+def _misses(found: _Settled) -> list[str]:
+    """Why a form is not to be written."""
+    if set(found.elements.values()) == {"f32"}:
+        return ["no product can be less than float32"]
+    return list(found.quality.misses(LIMITS))
 
 
 def _report(names: Sequence[str], found: _Settled, errors: ByElement, costs: Costs, judged_by: str) -> dict[str, Any]:
