@@ -106,13 +106,24 @@ def bfloat16(values: Array) -> NDArray[np.uint16]:
 
 
 def rounded_of(layer: Pointwise, element: Element) -> Rounded:
-    """A layer's whole weights: the bytes that it brings, else the nearest, with a scale for each output."""
+    """A layer's whole weights: the bytes that it brings, else the nearest."""
     if layer.rounded is not None and element == "i8":
         return layer.rounded
-    most, largest = levels(element, layer.weight.shape[1]).weight, np.abs(layer.weight).max(axis=1, initial=0)
-    scale = (np.where(largest > 0, largest, 1) / most).astype(np.float32)
-    values = np.rint(layer.weight / scale[:, None]).clip(-most, most)
-    return Rounded(values.astype({"i8": np.int8, "i16": np.int16}[element]), scale)
+    return nearest(layer.weight, levels(element, layer.weight.shape[1]).weight)
+
+
+def nearest(weight: NDArray[np.floating], largest: int) -> Rounded:
+    """Weights [out, in] as the nearest whole numbers of -largest..largest with a scale for each output."""
+    scale = scale_of(weight, largest)
+    values = np.rint(weight.astype(np.float64) / scale[:, None].astype(np.float64)).clip(-largest, largest)
+    return Rounded(values.astype(np.int8) if largest < 128 else values.astype(np.int16), scale)
+
+
+def scale_of(weight: NDArray[np.floating], largest: int) -> Array:
+    """The scale of each output with which its largest weight is the largest number; of zeros, some above 0."""
+    most = np.abs(weight.astype(np.float64)).max(axis=1, initial=0.0)
+    scale: Array = (np.where(most > 0, most, 1.0) / largest).astype(np.float32)
+    return np.maximum(scale, np.finfo(np.float32).tiny)
 
 
 def _grouped(weight: NDArray[Any], element: Element, vectors: int, isa: Isa) -> NDArray[Any]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from bce.engine.compiled.layers import Rounded
+from bce.engine.compiled.packing import nearest, scale_of
 from bce.export.int8.forward import Array, Forward
 from bce.export.int8.moments import Moments
 
@@ -23,20 +24,6 @@ DAMP = 0.01
 """Of the mean of the Hessian's diagonal, added to it."""
 _BLOCK = 64
 """Columns whose corrections of the columns behind them are one product."""
-
-
-def nearest(weight: NDArray[np.floating], largest: int) -> Rounded:
-    """Weights [out, in] as the nearest integers of -largest..largest with a scale for each output."""
-    scale = scale_of(weight, largest)
-    values = np.rint(weight.astype(np.float64) / scale[:, None].astype(np.float64))
-    return Rounded(np.clip(values, -largest, largest).astype(np.int8), scale)
-
-
-def scale_of(weight: NDArray[np.floating], largest: int) -> Array:
-    """The scale of each output with which its largest weight is the largest integer; of zeros, some above 0."""
-    most = np.abs(weight.astype(np.float64)).max(axis=1, initial=0.0)
-    scale: Array = (np.where(most > 0, most, 1.0) / largest).astype(np.float32)
-    return np.maximum(scale, np.finfo(np.float32).tiny)
 
 
 def gptq(weight: NDArray[np.floating], hessian: Matrix, largest: int, damp: float = DAMP) -> Rounded:

@@ -311,9 +311,9 @@ def test_the_tiny_bundle_is_another_network(model: Callable[[], Any], tmp_path: 
 
 
 def test_int8_is_refused(small_weights: Any, tmp_path: Path) -> None:
+    from bce.engine.compiled.packing import nearest
     from bce.engine.compiled.products import products
     from bce.export.int8.onnx_form import quantize_backbone
-    from bce.export.int8.rounding import nearest
     from bce.export.perch.graph import export_backbone
 
     export_backbone(small_weights, tmp_path / "fp32.onnx", (8,))

@@ -15,13 +15,13 @@ from support.programs import an_input, network
 from torch import Tensor
 
 from bce.engine.compiled.layers import Layers, Pointwise, Rounded
+from bce.engine.compiled.packing import nearest
 from bce.engine.errors import ExportError
 from bce.engine.network.mbconv import NotMbconv
 from bce.engine.network.sessions import open_session
 from bce.export.int8.forms import integer_product
 from bce.export.int8.forward import Forward, Product
 from bce.export.int8.onnx_form import quantize_backbone
-from bce.export.int8.rounding import nearest
 
 Rounding = dict[str, tuple[Rounded, np.ndarray]]
 

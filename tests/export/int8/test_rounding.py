@@ -11,10 +11,11 @@ from hypothesis.extra import numpy as hnp
 from support.programs import an_input, network
 
 from bce.engine.compiled.layers import Pointwise, Rounded
+from bce.engine.compiled.packing import nearest
 from bce.export.int8.forms import integer_product, word_product
 from bce.export.int8.forward import Forward, captured
 from bce.export.int8.moments import hessians
-from bce.export.int8.rounding import corrected, gptq, nearest, rounded
+from bce.export.int8.rounding import corrected, gptq, rounded
 
 weights = hnp.arrays(
     np.float32,
