@@ -38,7 +38,7 @@ class Limits:
 LIMITS = Limits()
 """A published dynamic int8 form of Perch v2 has a relative L2 of about 0.12 and gives another best class for 7 % of
 windows. Of BirdNET v2.4, which is trained, ranks and best classes are kept where features are within 0.06."""
-AIM = Limits(typical=0.025, worst=0.18, rank_correlation=0.992, regret=0.005, largest_change=0.08)
+AIM = Limits(typical=0.025, worst=0.18, rank_correlation=0.992, largest_change=0.08)
 """What is asked for on the windows that a choice is made on, so that others keep the limits."""
 
 

@@ -164,8 +164,7 @@ def _kernels(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tupl
     words = {name: word_product(forward.layers[name]) for name in names}
     costs = compiled_costs(layers, prepared.tried.inputs)
     forms: dict[Element, dict[str, Product]] = {"i8": integers, "i16": words}
-    errors = sensitivities(forward, _telling(forward, prepared.tried.inputs, integers), forms)
-    errors = {element: found[: len(names)] for element, found in errors.items()}
+    errors = _sensitivities(forward, prepared.tried.inputs, forms, names)
 
     def form(elements: Mapping[str, Element]) -> Int8Form:
         whole = {name: weights[name] for name, element in elements.items() if element == "i8"}
@@ -195,9 +194,7 @@ def _onnx(prepared: _Prepared, weights: Weights, out: Path, say: Say) -> tuple[d
         quantize_backbone(backbone, whole, {name: weights[name] for name in names})
         costs = Costs(onnx_costs(backbone, whole, nodes, inputs), measured=True)
     integers = {name: integer_product(*weights[name]) for name in names}
-    errors = sensitivities(prepared.forward, _telling(prepared.forward, inputs, integers), {"i8": integers})
-    places = [prepared.forward.names.index(name) for name in names]
-    errors = {element: found[places] for element, found in errors.items()}
+    errors = _sensitivities(prepared.forward, inputs, {"i8": integers}, names)
 
     def build(elements: Mapping[str, Element]) -> Run:
         chosen = {name: weights[name] for name, element in elements.items() if element == "i8"}
@@ -262,12 +259,22 @@ def _report(names: Sequence[str], found: _Settled, errors: ByElement, costs: Cos
     }
 
 
-def _telling(forward: Forward, inputs: Inputs, integers: Mapping[str, Product]) -> Inputs:
-    """Windows on which each product is tried alone: the hardest ones, and others spread evenly."""
-    hardest = np.argsort(-actual(forward, inputs, integers), kind="stable")[: SENSITIVE_WINDOWS // 2]
+def _sensitivities(
+    forward: Forward, inputs: Inputs, forms: Mapping[Element, Mapping[str, Product]], names: Sequence[str]
+) -> dict[Element, NDArray[np.float64]]:
+    """What each product does alone, [products, windows], on the hardest windows and on others spread evenly.
+
+    Each of the others stands for as many as were left out, so that the median is that of all.
+    """
+    most = SENSITIVE_WINDOWS // 2
+    hardest = np.argsort(-actual(forward, inputs, forms["i8"]), kind="stable")[:most]
     others = np.setdiff1d(np.arange(len(inputs)), hardest)
-    spread = np.linspace(0, len(others) - 1, min(len(others), SENSITIVE_WINDOWS // 2)).round().astype(int)
-    return inputs[np.sort(np.concatenate([hardest, others[np.unique(spread)]]))]
+    spread = others[np.unique(np.linspace(0, len(others) - 1, min(len(others), most)).round().astype(int))]
+    found = sensitivities(forward, inputs[np.concatenate([hardest, spread])], forms)
+    alike = np.arange(len(hardest), len(hardest) + len(spread)).repeat(round(len(others) / len(spread)))
+    counted = np.concatenate([np.arange(len(hardest)), alike])
+    places = [forward.names.index(name) for name in names]
+    return {element: errors[places][:, counted] for element, errors in found.items()}
 
 
 # runs -----------------------------------------------------------------------------------------------------------------
