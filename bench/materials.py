@@ -22,7 +22,7 @@ from bce.engine.network.bundle import Bundle
 CLASSES = 234
 """Of the made-up head: as many as BirdCLEF+ 2026 has."""
 FOLDS = 5
-CALIBRATION = 12
+CALIBRATION = 16
 """Minutes on which int8 is made: they fill both groups of its windows, and nothing is measured on them."""
 Say = Callable[[str], None]
 

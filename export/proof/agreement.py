@@ -164,9 +164,7 @@ class Agreement:
             rank_correlation_worst=float(np.percentile(ranks, LOWEST)) if len(ranks) else math.nan,
             top1=float(kept.mean()),
             top1_loud=float(kept[loud].mean()) if loud.any() else None,
-            regret=float((likely.max(axis=1) - likely[np.arange(len(found)), found.argmax(axis=1)])[loud].max())
-            if loud.any()
-            else None,
+            regret=float((_lost(likely, found) + 0 * kept)[loud].max()) if loud.any() else None,
             largest_change=float(np.abs(expit(found) - likely).max()),
         )
 
@@ -194,6 +192,12 @@ class Agreement:
             f"{_rank(self.rank_correlation)} (5th percentile {_rank(self.rank_correlation_worst)}), best class kept in "
             f"{_count(self.top1, self.windows)} windows, probabilities within {self.largest_change:.2g}"
         )
+
+
+def _lost(likely: Float64, found: Float64) -> Float64:
+    """What the best class of ``found`` lacks to the trusted best one, in trusted probability, [windows]."""
+    chosen: Float64 = np.take_along_axis(likely, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return likely.max(axis=1) - chosen
 
 
 def _pair(found: Array, trusted: Array) -> tuple[Float64, Float64]:

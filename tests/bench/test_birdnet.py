@@ -133,6 +133,7 @@ def test_bundles_are_calibrated_and_kept_by_what_they_are_calibrated_on(
 
 def test_the_table_says_that_int8_was_calibrated_on_others() -> None:
     content = read_json(RESULT)
+    del content["recordings"]
     assert "calibrated" not in "\n".join(table(content))
     content["recordings"] = {"calibrate": 4, "compare": 5}
     content["absent"] = {"compiled int8, avx2, 6522 classes": "this CPU has no such thing"}
@@ -164,9 +165,9 @@ def test_the_table_has_every_form() -> None:
 
 def test_the_table_of_a_new_result_has_the_order_within_classes_too() -> None:
     content = read_json(RESULT)
-    assert "| rank correlation in a window | top-1, all |" in "\n".join(table(content))
     loud = changes(np.array([[0, 1], [4, 3.5], [0, 0]]), np.array([[0, 1], [4, 3], [1, 0]]))
     quiet = changes(np.array([[-9.0, -8.0]]), np.array([[-9.0, -8.0]]))
+    content["absent"] = {}
     content["precision"] = [{"name": "a", **loud}, {"name": "b", **quiet}]
     lines = table(content)
     assert "| rank correlation in a window | of a class | of the worst classes | top-1, all |" in "\n".join(lines)

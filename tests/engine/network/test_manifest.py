@@ -312,6 +312,7 @@ def test_the_docs_have_every_field_and_no_other() -> None:
         "priors.npz",
         "range.npz",
         "frontend.npz",
+        "int8.npz",
         "parity.json",
         "head.onnx",
         *KINDS,

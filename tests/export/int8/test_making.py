@@ -13,6 +13,7 @@ from support.forms import host
 pytest.importorskip("torch", reason="needs the extra bce[export]")
 
 from bce.engine.errors import OptionsError, ParityError
+from bce.engine.network import checking
 from bce.engine.network.bundle import Bundle
 from bce.engine.network.default import bundle_path
 from bce.engine.network.int8 import INT8, Int8Form
@@ -45,6 +46,7 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = Limits(typical=0.3, worst=5.0, rank_correlation=0.5, top1_loud=0.0, largest_change=1.0)
     monkeypatch.setattr(making, "LIMITS", wide)
     monkeypatch.setattr(making, "AIM", wide)
+    monkeypatch.setitem(checking.LIMITS, "int8", (9.0, 9.0, 9.0))
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """As little as there can be of what takes long."""
     monkeypatch.setattr(making, "SENSITIVE_WINDOWS", 4)
     monkeypatch.setattr(costs, "ROUNDS", 1)
+    monkeypatch.setattr(costs, "host_target", lambda: None)  # compiles nothing: test_costs.py does
     monkeypatch.setattr(windows_module, "GROUP_WINDOWS", 16)
 
 
@@ -105,7 +108,6 @@ def test_what_keeps_no_limit_is_not_written(recordings: Path, tmp_path: Path, mo
     """Neither form, and the message says by how much each is off."""
     monkeypatch.setattr(making, "LIMITS", Limits(typical=-1.0))
     monkeypatch.setattr(making, "SHARES", (1.0,))
-    monkeypatch.setattr(costs, "host_target", lambda: None)  # what costs are assumed where nothing can be measured
     bundle = Bundle.load(bundle_path(None))
     windows = calibration_cuts([recordings], bundle.manifest.window).windows(bundle.frontend())
     with pytest.raises(ParityError, match=r"kernels: relative L2 of .* onnxruntime: relative L2 of .*--precision fp32"):

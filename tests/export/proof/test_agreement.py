@@ -150,7 +150,7 @@ def _numbers(agreement: Agreement) -> list[float | None]:
 
 def test_the_same_is_exactly_the_same() -> None:
     same = Agreement.between(SOME, SOME)
-    assert astuple(same) == (30, same.loud, (0, 0, 0), 1, 1, 1, 1, 0)
+    assert astuple(same) == (30, same.loud, (0, 0, 0), 1, 1, 1, 1, 0, 0)
     assert 0 < same.loud < 30
 
 
@@ -194,7 +194,7 @@ def test_nan_is_in_every_figure(wrong: str) -> None:
         agreement, features = Agreement.between(found, trusted), Distance.of_features(found, trusted)
     counts = {"windows", "loud"}
     figures = [value for name, value in vars(agreement).items() if name not in {*counts, "distance"}]
-    assert len(figures) == 5
+    assert len(figures) == 6
     assert np.isnan([*figures, *astuple(agreement.distance), *astuple(features)]).all()
     assert "an unknown number of 30" in str(agreement)
 
