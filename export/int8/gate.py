@@ -90,7 +90,8 @@ class Quality:
         }
 
     def __str__(self) -> str:
-        name, distance = max(self.outputs.items(), key=lambda item: item[1].typical)
+        named = dict(self.outputs) or {"logits": self.scores.distance if self.scores else Distance(0, 0, 0)}
+        name, distance = max(named.items(), key=lambda item: item[1].typical)
         said = f"{name} relative L2 {distance.typical:.3f}, worst window {self.worst:.3f}"
         if self.scores is not None:
             loud = "" if self.scores.top1_loud is None else f", best class of loud windows {self.scores.top1_loud:.1%}"

@@ -107,7 +107,9 @@ class ParityReport:
             worst[key] = max(worst.get(key, 0.0), comparison.gated_value)
         if self.int8 is not None:
             qualities = [made["quality"] for made in map(self.int8.get, INT8_FORMS) if made is not None]
-            worst["int8_relative_l2"] = max(d["typical"] for quality in qualities for d in quality["outputs"].values())
+            features = [distance for quality in qualities for distance in quality["outputs"].values()]
+            features = features or [quality["scores"]["distance"] for quality in qualities]
+            worst["int8_relative_l2"] = max(distance["typical"] for distance in features)
             worst["int8_worst_window"] = max(quality["worst"] for quality in qualities)
             if ranks := [q["scores"]["rank_correlation"] for q in qualities if q["scores"] is not None]:
                 worst["int8_rank_correlation"] = min(ranks)

@@ -78,3 +78,13 @@ def test_without_scores() -> None:
     assert list(quality.misses(replace(LIMITS, typical=-1.0))) != []
     assert quality.to_dict()["scores"] is None
     assert str(quality) == "a relative L2 0.000, worst window 0.000"
+
+
+def test_scores_alone() -> None:
+    """A network that gives nothing but logits: the worst window is one of theirs."""
+    off = LOGITS * np.float32(1.05)
+    quality = judge({"logits": off}, {"logits": LOGITS}, QUIET, "logits")
+    assert quality.outputs == {}
+    assert 0 < quality.worst < 0.2
+    assert str(quality).startswith("logits relative L2 0.0")
+    assert list(quality.misses(LIMITS)) == []
